@@ -1,0 +1,273 @@
+"""The tracked snapshot: any disk of a running Linux machine at one instant, nothing installed.
+
+    track    the kernel's block tracepoint marks every block written from now on
+    settle   freeze and thaw once, so that allocation maps on disk are exact, then read them
+    bulk     every used block, boot area and partition table, O_DIRECT
+    passes   what was written meanwhile, each pass shorter, until the rest fits the freeze budget
+    instant  freeze; drain; copy the rest; drain again; read the maps once more: every used block must have been copied; thaw
+
+docs/snapshot.md says why each step is where it is and what happens when it fails.
+"""
+import gc
+import time
+from typing import Any, Callable, List, Sequence
+
+from ...errors import FreezeTimeout, NotConverging, SnapshotIncomplete
+from ...model import BLOCK, CopyPass, Instant, Mount, SnapshotSpec
+from .. import kernel
+from ..diskio import DiskReader
+from ..sender import IN_FLIGHT, Sender
+from .copier import Copier, Progress, peak_memory
+from .coverage import Coverage
+from .freezer import Freezer
+from .guardian import Guardian
+from .tracker import Tracker
+
+INSTANT_TRIES = 6  # times that an instant which does not fit its budget is given up, thawed, and prepared better
+SETTLE_TRIES = 4  # a group of blocks that is in flight each time counts as used whole
+STUCK_PASSES = 4  # passes in a row that do not shrink: the machine writes as fast as we copy
+BUDGET_SHARE = 0.35  # of --max-freeze for reading the last dirty blocks; the rest is for freezing, draining and the maps
+SMALL = 24  # blocks (1.5 MiB): a pass this short is not worth repeating
+OVERHEAD = 0.0008  # s a chunk: one O_DIRECT read of 64 KiB on a disk that has to seek is 5 ms, on a cached one 0.2 ms
+
+
+class _Again(Exception):
+    """The instant did not fit, or the tracker lost events in it: thawed, to be tried again."""
+
+
+class TrackedSnapshot:
+    """One use: :meth:`copy`. Holds the tracker, the freezer and the readers until :meth:`close`."""
+
+    def __init__(self, spec, mounts, receiver, progress, cancelled, guardian):
+        # type: (SnapshotSpec, Sequence[Mount], Any, Progress, Callable[[], bool], Guardian) -> None
+        self.spec = spec
+        self.receiver = receiver
+        self.progress = progress
+        self.passes = []  # type: List[CopyPass]
+        self.late_blocks = 0
+        self._seen_overruns = 0
+        self._closers = []  # type: List[Callable[[], None]]
+        try:
+            self.readers = []  # type: List[DiskReader]
+            for disk in spec.disks:
+                self.readers.append(DiskReader(disk.name, disk.path, disk.size))
+                self._closers.append(self.readers[-1].close)
+            self.sender = Sender(receiver, spec.compress, spec.limit_rate)
+            self._closers.append(self.sender.close)
+            self.tracker = Tracker(spec.disks, spec.tracker_buffer_kib)
+            self._closers.append(self.tracker.close)
+            guardian.remember(self.tracker.instance.name, self.tracker.instance.parent_fd)
+            self.freezer = Freezer(mounts, guardian)
+            self._closers.append(self.freezer.close)
+            self.covers = [
+                Coverage(disk, reader.read, moved)
+                for disk, reader, moved in zip(spec.disks, self.readers, self.tracker.moved)
+            ]
+            self.copier = Copier(spec.disks, self.readers, self.covers, self.sender, progress, cancelled)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        # type: () -> None
+        """Thaw, stop tracking, remove the tracing instance. Safe to call at any time, twice too."""
+        while self._closers:
+            self._closers.pop()()
+
+    def copy(self):
+        # type: () -> Instant
+        self.settle()
+        self.bulk()
+        for attempt in range(INSTANT_TRIES):
+            self.converge(attempt)
+            try:
+                return self.instant()
+            except _Again as reason:
+                self.progress("log", {"text": "the instant is tried again: {}".format(reason)})
+        raise NotConverging(
+            passes=len(self.passes), dirty_bytes=self._dirty_blocks() * BLOCK, max_freeze_s=self.spec.max_freeze,
+            rate=self.copier.read_rate,
+        )
+
+    # ------------------------------------------------------------ the steps
+
+    def settle(self):
+        # type: () -> None
+        """Freeze and thaw, then read the maps at once; again where writers were faster than the reading."""
+        for _ in range(SETTLE_TRIES):
+            took = self.freezer.settle(self.spec.hard_limit)
+            self.progress("log", {"text": "file systems settled in {:.0f} ms".format(took * 1000)})
+            if all([cover.update(self.tracker.drain) for cover in self.covers]):
+                break
+        for cover in self.covers:
+            for doubt in cover.doubts:
+                self.progress("warning", {"text": "{}: {}".format(doubt.path, doubt.text)})
+
+    def bulk(self):
+        # type: () -> None
+        marks = [cover.missing() for cover in self.covers]
+        self._pass("copying used blocks", marks)
+        self.sender.again = True
+
+    def converge(self, attempt):
+        # type: (int) -> None
+        """Passes over what was written, until what is left can be read within the budget. Each begins with a sync, so
+        that what waits in the page cache is seen now and not at the freeze."""
+        stuck, last = 0, None  # type: Any
+        while True:
+            self._rescan_if_lost()
+            self.freezer.sync()
+            self.tracker.drain()
+            for cover in self.covers:
+                cover.update(self.tracker.drain, keep=True)
+            marks = self._rest()
+            blocks = sum(map(sum, marks))
+            fits = self._fits(blocks)
+            if fits and len(self.passes) > 1 and (blocks <= SMALL or (last is not None and blocks * 4 > last * 3)):
+                return
+            stuck = stuck + 1 if last is not None and blocks >= last else 0
+            if len(self.passes) >= self.spec.max_passes + attempt * 3 or stuck >= STUCK_PASSES:
+                if fits:
+                    return
+                raise NotConverging(
+                    passes=len(self.passes), dirty_bytes=blocks * BLOCK, max_freeze_s=self.spec.max_freeze,
+                    rate=self.copier.read_rate,
+                )
+            last = blocks
+            self._pass("copying blocks written meanwhile", marks)
+
+    def instant(self):
+        # type: () -> Instant
+        """Everything between freeze and thaw. No exec, no log, no import, no name look-up, no progress in here."""
+        self.freezer.sync()
+        self.tracker.drain()
+        self.sender.flush()  # the pipeline is empty: what is read while frozen fits into it without waiting
+        gc.collect()
+        gc.disable()
+        began = time.monotonic()
+        frozen_at = thawed_at = 0.0
+        try:
+            kernel.lock_memory()
+            began = time.monotonic()
+            deadline = began + self.spec.max_freeze
+            self.freezer.freeze(self.spec.hard_limit)
+            frozen_at = time.time()
+            late = self._copy_frozen(deadline)
+            thawed_at = time.time()
+        finally:
+            try:
+                self.freezer.thaw()
+            finally:
+                ended = time.monotonic()
+                kernel.unlock_memory()
+                gc.enable()
+        self.late_blocks = late
+        self.progress("frozen", {"at": frozen_at, "mountpoints": list(self.freezer.mountpoints)})
+        self.progress("thawed", {"at": thawed_at, "ms": (ended - began) * 1000})
+        self.sender.flush()
+        return Instant(
+            provider="tracked", frozen_at=frozen_at, thawed_at=thawed_at, freeze_ms=(ended - began) * 1000,
+            disks=tuple(self.copier.totals()), passes=tuple(self.passes), late_blocks=late,
+            overruns=self.tracker.overruns, mountpoints=self.freezer.mountpoints, not_frozen=self.freezer.not_frozen,
+            peak_memory=peak_memory(),
+        )
+
+    def _copy_frozen(self, deadline):
+        # type: (float) -> int
+        """The last blocks. Returns how many were used but never seen written. Raises _Again, or SnapshotIncomplete."""
+        for reader in self.readers:
+            reader.sync()  # raw users of the disks (boot loader tools, databases on raw partitions)
+        late = 0
+        while True:
+            if self.tracker.drain():
+                raise _Again("the trace ring lost events")
+            dirty = [cover.to_copy(marks) for cover, marks in zip(self.covers, self.tracker.dirty)]
+            if self.copier.copy(dirty, clear=self.tracker.dirty, deadline=deadline) < 0:
+                raise _Again("more than {:g} s for the last dirty blocks".format(self.spec.max_freeze))
+            for cover in self.covers:
+                cover.update()
+            missing = [cover.missing() for cover in self.covers]
+            found = self.copier.copy(missing, deadline=deadline)  # allocated but never written: fallocate
+            if found < 0:
+                raise _Again("more than {:g} s for newly allocated blocks".format(self.spec.max_freeze))
+            late += found
+            if self.tracker.drain():
+                raise _Again("the trace ring lost events")
+            if found == 0 and not any(
+                any(cover.to_copy(marks)) for cover, marks in zip(self.covers, self.tracker.dirty)
+            ):
+                break
+            if time.monotonic() > deadline:
+                raise _Again("more than {:g} s".format(self.spec.max_freeze))
+        self._prove_complete()
+        return late
+
+    def _prove_complete(self):
+        # type: () -> None
+        """Every block used at this instant has been copied; a hard failure if not."""
+        for cover in self.covers:
+            missing = cover.missing()
+            if any(missing):
+                raise SnapshotIncomplete(disk=cover.disk.name, blocks=sum(missing), offset=missing.find(b"\1") * BLOCK)
+
+    # ------------------------------------------------------------ helpers
+
+    def _pass(self, phase, marks):
+        # type: (str, List[bytearray]) -> None
+        blocks, started = sum(map(sum, marks)), time.monotonic()
+        self.copier.begin(phase, blocks * BLOCK)
+        self.copier.copy(marks, clear=self.tracker.dirty)
+        self.sender.flush()
+        self.tracker.drain()
+        one = CopyPass(len(self.passes), blocks, time.monotonic() - started, self._dirty_blocks())
+        self.passes.append(one)
+        self.progress("pass", {
+            "number": one.number, "blocks": one.blocks, "seconds": one.seconds, "dirty_after": one.dirty_after,
+        })
+
+    def _rest(self):
+        # type: () -> List[bytearray]
+        """Dirty blocks and used blocks that were never copied."""
+        rest = []
+        for cover, marks in zip(self.covers, self.tracker.dirty):
+            both = int.from_bytes(cover.to_copy(marks), "little") | int.from_bytes(cover.missing(), "little")
+            rest.append(bytearray(both.to_bytes(len(marks), "little")))
+        return rest
+
+    def _dirty_blocks(self):
+        # type: () -> int
+        return sum(sum(cover.to_copy(marks)) for cover, marks in zip(self.covers, self.tracker.dirty))
+
+    def _fits(self, blocks):
+        # type: (int) -> bool
+        """True where ``blocks`` can be read, and held, within the freeze budget."""
+        rate = self.copier.read_rate if blocks * BLOCK <= IN_FLIGHT else self.copier.rate
+        return blocks * (BLOCK / max(rate, 1.0) + OVERHEAD) <= self.spec.max_freeze * BUDGET_SHARE
+
+    def _rescan_if_lost(self):
+        # type: () -> None
+        """Lost events are no error: all copied blocks are read again and compared by digest, and the maps read anew."""
+        while self.tracker.overruns > self._seen_overruns:
+            self._seen_overruns = self.tracker.overruns
+            for cover in self.covers:
+                cover.forget()
+            total = sum(sum(cover.copied) for cover in self.covers) * BLOCK
+            self.copier.begin("comparing all blocks: the trace ring lost events", total)
+            self.progress("warning", {"text": "the trace ring lost events; every block is compared by digest"})
+            differing = self.copier.compare(self.receiver, self.tracker.dirty)
+            self.sender.flush()
+            self.tracker.drain()
+            self.progress("log", {"text": "{} blocks differed".format(differing)})
+
+
+def copy(spec, mounts, receiver, progress, cancelled, guardian):
+    # type: (SnapshotSpec, Sequence[Mount], Any, Progress, Callable[[], bool], Guardian) -> Instant
+    """Take the snapshot and send it; the source is thawed and untracked afterwards, however this ends."""
+    snapshot = TrackedSnapshot(spec, mounts, receiver, progress, cancelled, guardian)
+    try:
+        return snapshot.copy()
+    finally:
+        snapshot.close()
+
+
+__all__ = ["FreezeTimeout", "TrackedSnapshot", "copy"]

@@ -210,8 +210,8 @@ class Cancelled(Livep2vError):
 
 def all_errors() -> "Dict[str, Type[Livep2vError]]":
     """Every class of the tree by name."""
-    found = {}  # type: Dict[str, Type[Livep2vError]]
-    stack = [Livep2vError]  # type: List[Type[Livep2vError]]
+    found: Dict[str, Type[Livep2vError]] = {}
+    stack: List[Type[Livep2vError]] = [Livep2vError]
     while stack:
         cls = stack.pop()
         found[cls.__name__] = cls

@@ -43,7 +43,7 @@ class Cpu(NamedTuple):
     arch: str  # "x86_64"
     vendor: str  # "GenuineIntel"
     model: str
-    count: int  # logical processors online
+    count: int  # type: ignore[assignment]  # logical processors online (hides tuple.count)
     sockets: int = 1
     cores: int = 1  # per socket
     threads: int = 1  # per core
@@ -64,11 +64,12 @@ class Smbios(NamedTuple):
 class Volume(NamedTuple):
     """What a partition or a whole disk holds, from its own superblock."""
 
-    kind: str  # "ext4" "xfs" "swap" "vfat" "LVM2_member" ... (blkid's names), "unknown" or "empty"
+    kind: str  # "ext4" "xfs" "swap" "vfat" "LVM2_member" ... (blkid's names), "extended", "unknown", "empty" or "unreadable"
     uuid: str = ""
     label: str = ""
     used: Optional[int] = None  # bytes used, where the used-block map is known
     detail: str = ""  # one line for people: why it is copied whole, what is wrong with it
+    needs_recovery: bool = False  # nobody has it mounted, but its journal is not replayed: its used-block map may be wrong
 
 
 class Partition(NamedTuple):
@@ -98,13 +99,14 @@ class Disk(NamedTuple):
     rotational: bool = False
     removable: bool = False
     read_only: bool = False
-    table: str = "none"  # "mbr" "gpt" "none"
+    table: str = "none"  # "mbr" "gpt" "none", or "unknown": damaged or not readable, the partitions are the kernel's
     table_id: str = ""  # MBR signature "0x1234abcd" or GPT disk GUID
     boot_code: str = ""  # "GRUB" and others recognised in sector 0, or ""
     partitions: Tuple[Partition, ...] = ()
     volume: Optional[Volume] = None  # a file system on the whole disk
     links: Tuple[str, ...] = ()
     format: str = "block"  # "block" (a device), "raw" or "vhd" (an image file)
+    request_based: bool = True  # its driver emits block_rq_* events; False: pmem, multipath NVMe: writes cannot be tracked
 
 
 class Mount(NamedTuple):
@@ -285,7 +287,7 @@ class Region(NamedTuple):
 
 
 class PlanDisk(NamedTuple):
-    index: int  # number of the disk in data frames
+    index: int  # type: ignore[assignment]  # number of the disk in data frames (hides tuple.index)
     name: str
     path: str
     devno: str

@@ -8,10 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .model import BootCheck, Changes, HostValues, Instant, Machine, Plan, PlanDisk, SnapshotSpec, Verification
+
+if TYPE_CHECKING:
+    from .host.job import Job
 
 Progress = Callable[[str, dict[str, object]], None]  # (event name, facts); names are listed in docs/events.md
 

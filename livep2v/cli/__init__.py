@@ -1,0 +1,5 @@
+"""The command line, a client of the library: one file per verb."""
+
+from .app import main
+
+__all__ = ["main"]

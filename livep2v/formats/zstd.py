@@ -4,12 +4,12 @@ API: https://facebook.github.io/zstd/zstd_manual.html (simple API, since 1.3.0).
 is not there; callers then use zlib. Calls release the GIL, so threads really overlap.
 """
 import ctypes
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, List, Optional
 
 from ..errors import FormatError
 
 MAGIC = b"\x28\xb5\x2f\xfd"
-_lib = None  # type: Any
+_lib: Any = None
 _tried = False
 
 
@@ -21,8 +21,7 @@ class _OutBuffer(ctypes.Structure):
     _fields_ = [("dst", ctypes.c_void_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t)]
 
 
-def _load():
-    # type: () -> Any
+def _load() -> Any:
     global _lib, _tried
     if _tried:
         return _lib
@@ -50,13 +49,11 @@ def _load():
     return _lib
 
 
-def available():
-    # type: () -> bool
+def available() -> bool:
     return _load() is not None
 
 
-def compress(data, level=1):
-    # type: (bytes, int) -> bytes
+def compress(data: bytes, level: int = 1) -> bytes:
     """One zstd frame. Call only where :func:`available`."""
     lib = _load()
     bound = lib.ZSTD_compressBound(len(data))
@@ -67,8 +64,7 @@ def compress(data, level=1):
     return ctypes.string_at(out, size)
 
 
-def decompress(data, length):
-    # type: (bytes, int) -> bytes
+def decompress(data: bytes, length: int) -> bytes:
     """The content of one frame, which must be exactly ``length`` bytes. Raises FormatError."""
     lib = _load()
     out = ctypes.create_string_buffer(max(length, 1))
@@ -78,8 +74,7 @@ def decompress(data, length):
     return ctypes.string_at(out, size)
 
 
-def stream(data, piece=1 << 20, consumed=None):
-    # type: (bytes, int, Optional[list]) -> Iterator[bytes]
+def stream(data: bytes, piece: int = 1 << 20, consumed: Optional[List[int]] = None) -> Iterator[bytes]:
     """The content of the first frame in ``data`` in pieces; ``consumed`` (a list) then receives the bytes that it took.
 
     Raises FormatError for a damaged or cut frame."""
@@ -105,3 +100,34 @@ def stream(data, piece=1 << 20, consumed=None):
             consumed.append(inbuf.pos)
     finally:
         lib.ZSTD_freeDStream(state)
+
+
+class Decompressor:
+    """The interface of ``lzma.LZMADecompressor`` for one zstd frame, fed piece by piece: what is unpacked at a time is
+    bounded by ``max_length``. Call only where :func:`available`."""
+
+    def __init__(self) -> None:
+        self._state = ctypes.c_void_p(_load().ZSTD_createDStream())
+        _load().ZSTD_initDStream(self._state)
+        self._input = b""
+        self.eof = False
+        self.needs_input = True
+        self.unused_data = b""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        """At most ``max_length`` bytes of content. Raises FormatError for a damaged frame."""
+        source = self._input + data
+        inbuf = _InBuffer(ctypes.cast(ctypes.c_char_p(source), ctypes.c_void_p), len(source), 0)
+        target = ctypes.create_string_buffer(max_length)
+        outbuf = _OutBuffer(ctypes.cast(target, ctypes.c_void_p), max_length, 0)
+        left = _load().ZSTD_decompressStream(self._state, ctypes.byref(outbuf), ctypes.byref(inbuf))
+        if _load().ZSTD_isError(left):
+            raise FormatError(what="zstd frame", offset=inbuf.pos, reason="damaged")
+        self._input = source[inbuf.pos :]
+        if left == 0:
+            self.eof, self.unused_data, self._input = True, self._input, b""
+        self.needs_input = not self._input and outbuf.pos < max_length
+        return ctypes.string_at(target, outbuf.pos)
+
+    def __del__(self) -> None:
+        _load().ZSTD_freeDStream(self._state)

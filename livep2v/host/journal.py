@@ -15,7 +15,7 @@ from .job import Job, failed_report
 
 
 class Journal:
-    """Keeps the :class:`Report` of one conversion. ``progress`` receives every event; the job's log file those worth keeping."""
+    """Keeps the :class:`Report` of one conversion. ``progress`` receives every event, the job's log those worth keeping."""
 
     def __init__(self, options: Options, progress: Progress, steps: int) -> None:
         self.report = Report("running", __version__, options.source, options.name)
@@ -80,7 +80,7 @@ class Journal:
         """Raises BootCheckError where the guest did not come up."""
         self.note(boot_check=check)
         if not check.ok:
-            raise BootCheckError(reason=check.verdict, log=check.serial_log)
+            raise BootCheckError(reason=check.verdict, log=self._job.folder / check.serial_log if self._job else check.serial_log)
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:

@@ -143,7 +143,7 @@ class LocalHost:
 
 def _disks_under(path: Path) -> list[str]:
     """The whole disks that the file system of ``path`` lies on ("/dev/sda"), through LVM, md and loop devices."""
-    number = os.stat(path).st_dev
+    number = path.stat().st_dev
     start = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
     if not start.exists():  # tmpfs, NFS, btrfs: the first two are on no disk, btrfs names its device in mountinfo
         return _btrfs_disks(number)

@@ -56,10 +56,8 @@ class RemoteSource:
         threading.Thread(target=self._ping, daemon=True).start()
 
     def _start(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it ended already: the read below finds out why
             cast(IO[bytes], self._process.stdin).write(bootstrap.preamble())
-        except OSError:
-            pass  # it ended already: the read below finds out why
         hello = self._call("hello", {})
         if hello.get("protocol") != 1:
             raise ProtocolError(reason=f"protocol {hello.get('protocol')} instead of 1")
@@ -120,18 +118,21 @@ class RemoteSource:
     def close(self) -> None:
         """Tell the agent to stop, and wait until it has thawed and cleaned up; only then end ssh."""
         self._stop_pings.set()
-        with contextlib.suppress(OSError):
-            self.channel.send(frames.Frame(frames.CANCEL))
-        with contextlib.suppress(OSError):
-            cast(IO[bytes], self._process.stdin).close()
-        drain = threading.Thread(target=self._drain, daemon=True)
-        drain.start()  # the agent may be blocked in a write to us
+        # In threads: ssh may not take another byte (its network is gone), and the agent may be blocked in a write to us.
+        for body in (self._say_goodbye, self._drain):
+            threading.Thread(target=body, daemon=True).start()
         try:
             self._process.wait(GOODBYE)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait()
+
+    def _say_goodbye(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.channel.send(frames.Frame(frames.CANCEL))
+        with contextlib.suppress(OSError, ValueError):
+            cast(IO[bytes], self._process.stdin).close()
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -25,21 +25,17 @@ PROTOCOL = 1
 class WireReceiver:
     """A Receiver (parties.Receiver) at the other end of the wire."""
 
-    def __init__(self, channel, replies):
-        # type: (Channel, Any) -> None
+    def __init__(self, channel: Channel, replies: Any) -> None:
         self._channel = channel
         self._replies = replies
 
-    def data(self, disk, offset, length, codec, digests, payload):
-        # type: (int, int, int, int, bytes, bytes) -> None
+    def data(self, disk: int, offset: int, length: int, codec: int, digests: bytes, payload: bytes) -> None:
         self._channel.send(frames.Frame(frames.DATA, codec, disk, offset, length, digests + payload))
 
-    def zero(self, disk, offset, length):
-        # type: (int, int, int) -> None
+    def zero(self, disk: int, offset: int, length: int) -> None:
         self._channel.send(frames.Frame(frames.ZERO, 0, disk, offset, length))
 
-    def digests(self, disk, offset, length):
-        # type: (int, int, int) -> bytes
+    def digests(self, disk: int, offset: int, length: int) -> bytes:
         self._channel.send(frames.Frame(frames.DIGESTS_WANTED, 0, disk, offset, length))
         frame = self._replies.get()
         if frame is None:
@@ -48,25 +44,22 @@ class WireReceiver:
             raise ProtocolError(reason="digests of another range")
         return bytes(frame.payload)
 
-    def flush(self):
-        # type: () -> None
+    def flush(self) -> None:
         pass  # frames arrive in order: whatever is sent next is handled after what was sent before
 
 
 class Agent:
     """Reads frames in one thread, works in the main thread. ``cancel`` is set by a CANCEL frame, silence, or the end."""
 
-    def __init__(self, channel):
-        # type: (Channel) -> None
+    def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.cancel = threading.Event()
-        self.calls = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
-        self.replies = queue.Queue()  # type: queue.Queue[Any]
+        self.calls: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
+        self.replies: queue.Queue[Any] = queue.Queue()
         self.heard = time.monotonic()
-        self.source = None  # type: Optional[LocalSource]
+        self.source: Optional[LocalSource] = None
 
-    def listen(self):
-        # type: () -> None
+    def listen(self) -> None:
         """Body of the listening thread."""
         try:
             while True:
@@ -83,21 +76,18 @@ class Agent:
         finally:
             self.stop()
 
-    def watch(self):
-        # type: () -> None
+    def watch(self) -> None:
         """Body of the thread that notices a host that fell silent: ssh alone may not for hours."""
         while not self.cancel.wait(5.0):
             if time.monotonic() - self.heard > SILENCE:
                 self.stop()
 
-    def stop(self, *_signal):
-        # type: (Any) -> None
+    def stop(self, *_signal: Any) -> None:
         self.cancel.set()
         self.calls.put(None)
         self.replies.put(None)
 
-    def serve(self):
-        # type: () -> None
+    def serve(self) -> None:
         """Answer calls until the input ends."""
         while True:
             call = self.calls.get()
@@ -114,15 +104,13 @@ class Agent:
             except Exception as error:
                 self._tell(AgentError(target="the source", reason=_last_lines(error)))
 
-    def _tell(self, error):
-        # type: (Livep2vError) -> None
+    def _tell(self, error: Livep2vError) -> None:
         try:
             self.channel.error(error)
         except OSError:
             self.stop()
 
-    def answer(self, method, params):
-        # type: (str, Dict[str, Any]) -> Any
+    def answer(self, method: str, params: Dict[str, Any]) -> Any:
         if method == "hello":
             return {"protocol": PROTOCOL, "python": sys.version.split()[0], "uid": os.geteuid(), "pid": os.getpid()}
         if method == "clock":
@@ -140,16 +128,14 @@ class Agent:
         raise ProtocolError(reason="no method {!r}".format(method))
 
 
-def _last_lines(error):
-    # type: (BaseException) -> str
+def _last_lines(error: BaseException) -> str:
     """The error and where it happened, on one line."""
     trace = traceback.extract_tb(error.__traceback__)
     where = " < ".join("{}:{}".format(os.path.basename(item[0]), item[1]) for item in reversed(trace[-4:]))
     return "{}: {} ({})".format(type(error).__name__, error, where)
 
 
-def main(image=None):
-    # type: (Optional[str]) -> None
+def main(image: Optional[str] = None) -> None:
     """Entry point of the archive. Keeps the real standard output for frames; nothing else may print there."""
     sys.dont_write_bytecode = True
     threading.stack_size(512 * 1024)  # mlockall would pull 8 MiB into memory for each thread otherwise

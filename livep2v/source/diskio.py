@@ -18,8 +18,7 @@ ALIGN = 4096  # the largest logical sector in use; also what O_DIRECT on a file 
 class DiskReader:
     """Reads any range of a block device or a raw image. One call at a time; ``size`` in bytes."""
 
-    def __init__(self, name, path, size=None, exclusive=False):
-        # type: (str, str, Optional[int], bool) -> None
+    def __init__(self, name: str, path: str, size: Optional[int] = None, exclusive: bool = False) -> None:
         """``exclusive``: O_EXCL, which the kernel refuses (EBUSY) for a device that is mounted or part of another."""
         self.name = name
         flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
@@ -36,12 +35,10 @@ class DiskReader:
         self._buffer = mmap.mmap(-1, CHUNK + 2 * ALIGN)
         self._lock = threading.Lock()
 
-    def fileno(self):
-        # type: () -> int
+    def fileno(self) -> int:
         return self._fd
 
-    def read(self, offset, length):
-        # type: (int, int) -> bytes
+    def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes. Raises FormatError past the end and SourceReadError where the disk fails."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise FormatError(
@@ -51,8 +48,7 @@ class DiskReader:
             return self._piece(offset, length)
         return b"".join(self._piece(at, min(CHUNK, offset + length - at)) for at in range(offset, offset + length, CHUNK))
 
-    def _piece(self, offset, length):
-        # type: (int, int) -> bytes
+    def _piece(self, offset: int, length: int) -> bytes:
         start = offset - offset % ALIGN
         want = -(-(offset + length - start) // ALIGN) * ALIGN
         with self._lock, memoryview(self._buffer) as view:
@@ -68,25 +64,21 @@ class DiskReader:
                 got += count
             return view[offset - start:offset - start + length].tobytes()
 
-    def sync(self):
-        # type: () -> None
+    def sync(self) -> None:
         """Write back what raw users of the device left in its page cache."""
         try:
             os.fsync(self._fd)
         except OSError:  # a read-only device has nothing to write
             pass
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
             self._buffer.close()
 
-    def __enter__(self):
-        # type: () -> DiskReader
+    def __enter__(self) -> "DiskReader":
         return self
 
-    def __exit__(self, *_exc):
-        # type: (Any) -> None
+    def __exit__(self, *_exc: Any) -> None:
         self.close()

@@ -9,7 +9,7 @@ from typing import List, Tuple
 FIFREEZE = 0xC0045877  # _IOWR('X', 119, int), linux/fs.h; read and write together are 3 << 30 or 6 << 29: one value everywhere
 FITHAW = 0xC0045878
 
-MCL_CURRENT = 1
+MCL_CURRENT, MCL_ONFAULT = 1, 4
 CLONE_NEWNS = 0x00020000
 MS_REC, MS_SLAVE = 0x4000, 0x80000
 
@@ -20,61 +20,54 @@ _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 _libc.unshare.argtypes = [ctypes.c_int]
 
 
-def _check(result, what):
-    # type: (int, str) -> None
+def _check(result: int, what: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, "{}: {}".format(what, os.strerror(number)))
 
 
-def freeze(fd):
-    # type: (int) -> None
+def freeze(fd: int) -> None:
     """FIFREEZE: flush the file system and block every writer until :func:`thaw`. Raises OSError."""
     fcntl.ioctl(fd, FIFREEZE, 0)
 
 
-def thaw(fd):
-    # type: (int) -> None
+def thaw(fd: int) -> None:
     """FITHAW once; a file system frozen twice needs it twice. Raises OSError (EINVAL) where nothing is frozen."""
     fcntl.ioctl(fd, FITHAW, 0)
 
 
-def syncfs(fd):
-    # type: (int) -> None
+def syncfs(fd: int) -> None:
     _check(_libc.syncfs(fd), "syncfs")
 
 
-def lock_memory():
-    # type: () -> None
-    """Keep what is mapped now in RAM, so that no page has to be read from a frozen disk. Raises OSError."""
-    _check(_libc.mlockall(MCL_CURRENT), "mlockall")
+def lock_memory() -> None:
+    """Keep what is in RAM now in RAM: nothing of ours is swapped out while the disk under the swap is being copied.
+
+    Only pages that are in use (MCL_ONFAULT, Linux 4.4); all that is mapped where the kernel is older. Raises OSError."""
+    if _libc.mlockall(MCL_CURRENT | MCL_ONFAULT) != 0:
+        _check(_libc.mlockall(MCL_CURRENT), "mlockall")
 
 
-def unlock_memory():
-    # type: () -> None
+def unlock_memory() -> None:
     _libc.munlockall()
 
 
-def own_mounts():
-    # type: () -> None
+def own_mounts() -> None:
     """Leave the machine's mount namespace: what is mounted after this is seen by this process and its children only."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare")
     _check(_libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None), "mount --make-rslave /")
 
 
-def mount(kind, target):
-    # type: (str, str) -> None
+def mount(kind: str, target: str) -> None:
     _check(_libc.mount(b"none", os.fsencode(target), kind.encode("ascii"), 0, None), "mount {} on {}".format(kind, target))
 
 
-def send_fds(sock, message, fds):
-    # type: (socket.socket, bytes, List[int]) -> None
+def send_fds(sock: socket.socket, message: bytes, fds: List[int]) -> None:
     """Send ``message`` with open files over a Unix socket (SCM_RIGHTS)."""
     sock.sendmsg([message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
 
 
-def receive_fds(sock, size, most):
-    # type: (socket.socket, int, int) -> Tuple[bytes, List[int]]
+def receive_fds(sock: socket.socket, size: int, most: int) -> Tuple[bytes, List[int]]:
     """A message of at most ``size`` bytes and the (at most ``most``) files that came with it; empty at the end."""
     fds = array.array("i")
     message, ancillary, _flags, _address = sock.recvmsg(size, socket.CMSG_LEN(most * fds.itemsize))

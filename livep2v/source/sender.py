@@ -6,8 +6,8 @@ a block that is sent again must arrive after its older self.
 import queue
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..model import BLOCK, DIGEST_SIZE
 from ..wire import codecs
@@ -27,26 +27,24 @@ class Totals(NamedTuple):
 class Sender:
     """Gives blocks to ``receiver`` (parties.Receiver: a wire or the host's own). Raises in the caller what went wrong."""
 
-    def __init__(self, receiver, compress="auto", limit_rate=None):
-        # type: (Any, str, Optional[int]) -> None
+    def __init__(self, receiver: Any, compress: str = "auto", limit_rate: Optional[int] = None) -> None:
         self._receiver = receiver
         self._codec = codecs.choose(compress)
         self._adaptive = compress == "auto"
         self._limit_rate = limit_rate
         self._pool = ThreadPoolExecutor(WORKERS, "sender")
-        self._queue = queue.Queue()  # type: queue.Queue[Any]
+        self._queue: queue.Queue[Any] = queue.Queue()
         self._room = threading.Condition()
         self._in_flight = 0
         self._ready = 0  # chunks that are prepared and wait for the wire
-        self._error = None  # type: Optional[BaseException]
-        self.sent = {}  # type: dict
-        self.zero = {}  # type: dict
+        self._error: Optional[BaseException] = None
+        self.sent: Dict[int, int] = {}
+        self.zero: Dict[int, int] = {}
         self.again = False  # zero blocks must be told: the host may hold an older, nonzero self
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
 
-    def data(self, disk, offset, data):
-        # type: (int, int, bytes) -> None
+    def data(self, disk: int, offset: int, data: bytes) -> None:
         """Whole blocks of ``disk`` at ``offset``, at most a chunk. Blocks while 32 MiB are on their way."""
         with self._room:
             while self._in_flight + len(data) > IN_FLIGHT and self._in_flight and self._error is None:
@@ -55,8 +53,7 @@ class Sender:
             self._in_flight += len(data)
         self._queue.put((disk, len(data), self.again, self._pool.submit(self._prepare, offset, data)))
 
-    def flush(self):
-        # type: () -> None
+    def flush(self) -> None:
         """Return when everything has been handed to the receiver and the receiver has let it go."""
         with self._room:
             while self._in_flight and self._error is None:
@@ -64,30 +61,26 @@ class Sender:
             self._raise()
         self._receiver.flush()
 
-    def totals(self, disk):
-        # type: (int) -> Totals
+    def totals(self, disk: int) -> Totals:
         return Totals(self.sent.get(disk, 0), self.zero.get(disk, 0))
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         """End the threads, whatever is still on its way."""
         self._queue.put(None)
         self._thread.join()
         self._pool.shutdown()
 
-    def _raise(self):
-        # type: () -> None
+    def _raise(self) -> None:
         if self._error is not None:
             raise self._error
 
-    def _prepare(self, offset, data):
-        # type: (int, bytes) -> List[Piece]
+    def _prepare(self, offset: int, data: bytes) -> List[Piece]:
         """Runs in a worker: the pieces of one chunk, runs of zero blocks apart from runs of data."""
         digests = codecs.digests(data)
         codec = self._codec
         if self._adaptive and self._ready <= STARVED:
             codec = codecs.NONE
-        pieces = []  # type: List[Piece]
+        pieces: List[Piece] = []
         start, blocks = 0, -(-len(data) // BLOCK)
         while start < blocks:
             zero = _is_zero(digests, start)
@@ -110,15 +103,14 @@ class Sender:
             self._ready += 1
         return pieces
 
-    def _write(self):
-        # type: () -> None
+    def _write(self) -> None:
         """Body of the writing thread: takes finished chunks in order."""
         pace = _Pace(self._limit_rate)
         while True:
             item = self._queue.get()
             if item is None:
                 return
-            disk, size, again, future = item  # type: Tuple[int, int, bool, Future]
+            disk, size, again, future = item
             try:
                 pieces = future.result()
                 if self._error is None:
@@ -130,8 +122,7 @@ class Sender:
                 self._in_flight -= size
                 self._room.notify_all()
 
-    def _hand_over(self, disk, pieces, again, pace):
-        # type: (int, List[Piece], bool, _Pace) -> None
+    def _hand_over(self, disk: int, pieces: List[Piece], again: bool, pace: "_Pace") -> None:
         for offset, length, codec, digests, payload in pieces:
             if payload:
                 pace.spend(len(payload))
@@ -143,21 +134,20 @@ class Sender:
                 self.zero[disk] = self.zero.get(disk, 0) + length
 
 
-def _is_zero(digests, index):
-    # type: (bytes, int) -> bool
+def _is_zero(digests: bytes, index: int) -> bool:
     return digests[index * DIGEST_SIZE:(index + 1) * DIGEST_SIZE] == codecs.ZERO_DIGEST
 
 
 class _Pace:
     """Keeps a thread at ``rate`` bytes a second over any second; None: no limit."""
 
-    def __init__(self, rate, clock=time.monotonic, sleep=time.sleep):
-        # type: (Optional[int], Callable[[], float], Callable[[float], None]) -> None
+    def __init__(
+        self, rate: Optional[int], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._rate, self._clock, self._sleep = rate, clock, sleep
         self._free_at = clock()
 
-    def spend(self, size):
-        # type: (int) -> None
+    def spend(self, size: int) -> None:
         if self._rate:
             now = self._clock()
             self._free_at = max(self._free_at, now - 1.0) + size / float(self._rate)

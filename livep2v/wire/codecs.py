@@ -18,20 +18,17 @@ ZERO_BLOCK = bytes(BLOCK)
 ZERO_DIGEST = bytes(DIGEST_SIZE)
 
 
-def digest(block):
-    # type: (bytes) -> bytes
+def digest(block: bytes) -> bytes:
     """16 bytes for one block (the last one of a disk may be shorter than 64 KiB)."""
     return hashlib.blake2b(block, digest_size=DIGEST_SIZE).digest()
 
 
-def is_zero(data, offset, length):
-    # type: (bytes, int, int) -> bool
+def is_zero(data: bytes, offset: int, length: int) -> bool:
     """True when ``data[offset:offset+length]`` (at most a chunk) is all zeros. ``startswith`` compares without copying."""
     return data.startswith(ZERO_BLOCK if length == BLOCK else ZEROS[:length], offset)
 
 
-def digests(data):
-    # type: (bytes) -> bytes
+def digests(data: bytes) -> bytes:
     """The digests of every block of ``data``, zero blocks included, one after the other."""
     found = []
     view = memoryview(data)
@@ -44,14 +41,12 @@ def digests(data):
     return b"".join(found)
 
 
-def best():
-    # type: () -> int
+def best() -> int:
     """The best codec that this machine has: zstd at level 1 compresses 5 times faster than zlib at level 1."""
     return ZSTD if zstd.available() else ZLIB
 
 
-def choose(name):
-    # type: (str) -> int
+def choose(name: str) -> int:
     """The codec for ``--compress NAME``; "auto" is :func:`best`. Raises UsageError where it is not to be had."""
     if name == "auto":
         return best()
@@ -62,8 +57,7 @@ def choose(name):
     return NAMES[name]
 
 
-def encode(data, codec):
-    # type: (bytes, int) -> bytes
+def encode(data: bytes, codec: int) -> bytes:
     """``data`` compressed with ``codec``."""
     if codec == ZSTD:
         return zstd.compress(data, 1)
@@ -72,8 +66,7 @@ def encode(data, codec):
     return data
 
 
-def decode(payload, codec, length):
-    # type: (bytes, int, int) -> bytes
+def decode(payload: bytes, codec: int, length: int) -> bytes:
     """The ``length`` bytes that :func:`encode` was given. Raises ProtocolError or FormatError; never makes more bytes."""
     if codec == NONE:
         data = payload

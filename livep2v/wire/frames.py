@@ -13,7 +13,7 @@ import zlib
 from typing import Any, BinaryIO, NamedTuple, Optional
 
 from ..errors import ProtocolError
-from ..model import CHUNK, DIGEST_SIZE, CHUNK_BLOCKS
+from ..model import CHUNK, CHUNK_BLOCKS, DIGEST_SIZE
 
 MAGIC = b"lP2V"
 HEADER = struct.Struct(">4sBBHQQI")
@@ -35,15 +35,13 @@ class Frame(NamedTuple):
     payload: bytes = b""
 
 
-def pack(frame):
-    # type: (Frame) -> bytes
+def pack(frame: Frame) -> bytes:
     """Header and payload in one piece."""
     head = HEADER.pack(MAGIC, frame.kind, frame.codec, frame.disk, frame.offset, frame.length, len(frame.payload))
     return head + struct.pack(">I", zlib.crc32(head)) + frame.payload
 
 
-def read_exactly(stream, length):
-    # type: (BinaryIO, int) -> bytes
+def read_exactly(stream: BinaryIO, length: int) -> bytes:
     """``length`` bytes, or fewer only where the stream ends."""
     pieces, left = [], length
     while left:
@@ -55,17 +53,16 @@ def read_exactly(stream, length):
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def read(stream):
-    # type: (BinaryIO) -> Optional[Frame]
+def read(stream: BinaryIO) -> Optional[Frame]:
     """The next frame; None where the stream ends between two frames. Raises ProtocolError for anything that is not one."""
     head = read_exactly(stream, HEADER_SIZE)
     if not head:
         return None
+    if not head.startswith(MAGIC[:len(head)]):
+        raise ProtocolError(reason="it begins with {!r}".format(head))
     if len(head) < HEADER_SIZE:
         raise ProtocolError(reason="the stream ends inside a header, after {} bytes".format(len(head)))
-    magic, kind, codec, disk, offset, length, size = HEADER.unpack_from(head)
-    if magic != MAGIC:
-        raise ProtocolError(reason="it begins with {!r}".format(bytes(head[:16])))
+    _magic, kind, codec, disk, offset, length, size = HEADER.unpack_from(head)
     if zlib.crc32(head[:HEADER.size]) != struct.unpack_from(">I", head, HEADER.size)[0]:
         raise ProtocolError(reason="its header fails its checksum")
     if kind not in KINDS:
@@ -79,14 +76,12 @@ def read(stream):
     return Frame(kind, codec, disk, offset, length, payload)
 
 
-def blocks_of(length, block):
-    # type: (int, int) -> int
+def blocks_of(length: int, block: int) -> int:
     """Number of blocks that ``length`` bytes cover."""
     return -(-length // block)
 
 
-def split_data(frame, block):
-    # type: (Frame, int) -> Any
+def split_data(frame: Frame, block: int) -> Any:
     """``(digests, body)`` of a DATA frame, bounds checked."""
     need = blocks_of(frame.length, block) * DIGEST_SIZE
     if not 0 < frame.length <= CHUNK or frame.offset % block or len(frame.payload) < need:

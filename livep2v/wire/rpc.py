@@ -10,15 +10,13 @@ from . import frames
 class Channel:
     """Two streams and a lock: frames may be sent from several threads, and are read by one."""
 
-    def __init__(self, reader, writer):
-        # type: (BinaryIO, BinaryIO) -> None
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
         self._reader = reader
         self._writer = writer
         self._lock = threading.Lock()
         self.sent_bytes = 0
 
-    def send(self, frame):
-        # type: (frames.Frame) -> None
+    def send(self, frame: frames.Frame) -> None:
         """Raises OSError (BrokenPipeError) where the other side is gone."""
         data = frames.pack(frame)
         with self._lock:
@@ -26,34 +24,27 @@ class Channel:
             self._writer.flush()
             self.sent_bytes += len(data)
 
-    def send_json(self, kind, value):
-        # type: (int, Dict[str, Any]) -> None
+    def send_json(self, kind: int, value: Dict[str, Any]) -> None:
         self.send(frames.Frame(kind, payload=json.dumps(value).encode("utf-8")))
 
-    def receive(self):
-        # type: () -> Optional[frames.Frame]
+    def receive(self) -> Optional[frames.Frame]:
         """The next frame, None at the end of the stream."""
         return frames.read(self._reader)
 
-    def call(self, method, params):
-        # type: (str, Dict[str, Any]) -> None
+    def call(self, method: str, params: Dict[str, Any]) -> None:
         self.send_json(frames.CALL, {"method": method, "params": params})
 
-    def event(self, name, facts):
-        # type: (str, Dict[str, Any]) -> None
+    def event(self, name: str, facts: Dict[str, Any]) -> None:
         self.send_json(frames.EVENT, {"name": name, "facts": facts})
 
-    def result(self, value):
-        # type: (Any) -> None
+    def result(self, value: Any) -> None:
         self.send_json(frames.RESULT, {"value": value})
 
-    def error(self, error):
-        # type: (Livep2vError) -> None
+    def error(self, error: Livep2vError) -> None:
         self.send_json(frames.ERROR, to_wire(error))
 
 
-def parse(frame):
-    # type: (frames.Frame) -> Dict[str, Any]
+def parse(frame: frames.Frame) -> Dict[str, Any]:
     """The JSON object of a control frame. Raises ProtocolError."""
     try:
         value = json.loads(frame.payload.decode("utf-8"))
@@ -64,7 +55,6 @@ def parse(frame):
     return value
 
 
-def remote_error(frame):
-    # type: (frames.Frame) -> Livep2vError
+def remote_error(frame: frames.Frame) -> Livep2vError:
     """The error of an ERROR frame, ready to be raised."""
     return from_wire(parse(frame))

@@ -27,6 +27,7 @@ def inspect_live(root: str = "/") -> Machine:
 
     identity = topic("the operating system", Os("", "", ""), system.system, tree)
     in_use = topic("the mounts", (), mounts.mounts, tree)
+    warnings.extend(topic("mounts of containers", [], mounts.hidden, tree))
 
     def free(path: str) -> Optional[int]:
         for mount in in_use:

@@ -8,7 +8,7 @@ from ...formats import ext, partitions, probe
 from ...formats.reading import Read, window
 from ...model import Disk, Partition, Volume
 from ..diskio import DiskReader
-from . import blocks
+from . import blocks, disk_identity
 from .tree import Tree
 
 Warn = Callable[[str], None]
@@ -17,10 +17,6 @@ FreeBytes = Callable[[str], Optional[int]]  # device path -> free bytes of the f
 # No disks: memory, floppy and optical drives, and what lies on other devices (volumes.py).
 NOT_DISKS = re.compile(r"(ram|zram|fd|sr|scd|dm-|md|bcache|drbd|zd|nullb)\d|nvme\d+c\d+n\d+$|mmcblk\d+(boot\d|rpmb)")
 EXT = ("ext2", "ext3", "ext4")
-TRANSPORTS = (  # of names that say it; SCSI disks are told apart by where they hang in /sys/devices
-    ("nvme", "nvme"), ("vd", "virtio"), ("xvd", "xen"), ("mmcblk", "mmc"), ("hd", "ide"), ("loop", "loop"), ("nbd", "nbd"),
-    ("pmem", "pmem"), ("rbd", "rbd"),
-)  # fmt: skip
 
 
 def names(tree: Tree) -> List[str]:
@@ -64,7 +60,7 @@ def disk(tree: Tree, name: str, linked: Dict[str, Tuple[str, ...]], warn: Warn, 
     path = blocks.path_of(tree, name)
     size = tree.number(base + "/size") * 512  # sysfs counts 512-byte sectors whatever the disk's own
     sector = tree.number(base + "/queue/logical_block_size", 512)
-    facts = _udev(tree, tree.text(base + "/dev"))
+    facts = disk_identity.udev(tree, tree.text(base + "/dev"))
     record = Disk(
         name=name.replace("!", "/"),
         path=path,
@@ -72,15 +68,15 @@ def disk(tree: Tree, name: str, linked: Dict[str, Tuple[str, ...]], warn: Warn, 
         sector_size=sector,
         physical_sector_size=tree.number(base + "/queue/physical_block_size", sector),
         devno=tree.text(base + "/dev"),
-        model=_model(tree, base),
-        serial=_serial(tree, base, facts),
-        wwn=_wwn(tree, base, facts),
-        transport=_transport(tree, name),
+        model=disk_identity.model(tree, base),
+        serial=disk_identity.serial(tree, base, facts),
+        wwn=disk_identity.wwn(tree, base, facts),
+        transport=disk_identity.transport(tree, name),
         rotational=tree.text(base + "/queue/rotational") == "1",
         removable=tree.text(base + "/removable") == "1",
         read_only=tree.text(base + "/ro") == "1",
         links=linked.get(name, ()),
-        request_based=_request_based(tree, base),
+        request_based=disk_identity.request_based(tree, base),
     )
     known = _kernel_partitions(tree, name)
     try:
@@ -88,7 +84,8 @@ def disk(tree: Tree, name: str, linked: Dict[str, Tuple[str, ...]], warn: Warn, 
             return with_content(record, reader.read, known, linked, warn, free)
     except Livep2vError as error:  # not root, or a disk that does not answer
         warn("{}: its content could not be read: {}".format(path, error))
-        return _by_kernel(record, known, linked, lambda part: Volume("unknown"))
+        record = record._replace(volume=Volume("unreadable", detail=str(error)))
+        return _by_kernel(record, known, linked, lambda part: Volume("unreadable"))
 
 
 def with_content(
@@ -216,60 +213,3 @@ def _partition_path(record: Disk, number: int) -> str:
     if record.format != "block":
         return "{}#{}".format(record.path, number)
     return "{}{}{}".format(record.path, "p" if record.path[-1:].isdigit() else "", number)
-
-
-def _udev(tree: Tree, devno: str) -> Dict[str, str]:
-    """Properties of a block device from udev's database."""
-    found = {}
-    for line in tree.lines("/run/udev/data/b" + devno):
-        if line.startswith("E:"):
-            key, _, value = line[2:].partition("=")
-            found[key] = value
-    return found
-
-
-def _model(tree: Tree, base: str) -> str:
-    model = " ".join(tree.text(base + "/device/model").split()) or tree.text(base + "/device/name")  # "name": SD cards
-    vendor = tree.text(base + "/device/vendor")
-    if vendor and vendor != "ATA" and not vendor.startswith("0x") and model:
-        return vendor + " " + model
-    return model
-
-
-def _serial(tree: Tree, base: str, udev: Dict[str, str]) -> str:
-    page = tree.read(base + "/device/vpd_pg80")  # SPC-4 7.8.16 unit serial number: 4 bytes of header, then ASCII
-    return (
-        udev.get("ID_SCSI_SERIAL", "")
-        or udev.get("ID_SERIAL_SHORT", "")
-        or tree.text(base + "/device/serial")
-        or tree.text(base + "/serial")
-        or page[4:].decode("ascii", "replace").strip(" \0")
-    )
-
-
-def _wwn(tree: Tree, base: str, udev: Dict[str, str]) -> str:
-    known = udev.get("ID_WWN_WITH_EXTENSION") or udev.get("ID_WWN")
-    if known:
-        return known
-    wwid = tree.text(base + "/wwid") or tree.text(base + "/device/wwid")
-    if wwid.startswith("naa."):
-        return "0x" + wwid[4:]
-    return wwid if wwid.startswith("eui.") else ""
-
-
-def _transport(tree: Tree, name: str) -> str:
-    for prefix, transport in TRANSPORTS:
-        if name.startswith(prefix):
-            return transport
-    where = tree.real("/sys/block/" + name) + "/"
-    for pattern, transport in (("/usb", "usb"), ("/ata", "sata"), ("/session", "iscsi"), ("/rport-", "fc"),
-                               ("/end_device-", "sas"), ("/vmbus", "hyperv")):  # fmt: skip
-        if pattern in where:
-            return transport
-    return "scsi"
-
-
-def _request_based(tree: Tree, base: str) -> bool:
-    """Whether the driver handles requests and so emits block_rq_* events. Drivers of bios only (multipath NVMe heads, pmem,
-    zram) do not: they have neither the ``mq`` folder of blk-mq (kernel 3.13 and newer) nor a choice of schedulers."""
-    return tree.exists(base + "/mq") or "[" in tree.text(base + "/queue/scheduler")

@@ -18,9 +18,9 @@ class Line(NamedTuple):
     order: int
 
 
-def mountinfo(tree: Tree) -> List[Line]:
+def mountinfo(tree: Tree, process: str = "self") -> List[Line]:
     found = []
-    for order, line in enumerate(tree.lines("/proc/self/mountinfo")):
+    for order, line in enumerate(tree.lines("/proc/{}/mountinfo".format(process))):
         fields = line.split(" ")
         try:
             dash = fields.index("-", 6)  # optional fields end with a lone dash
@@ -97,6 +97,27 @@ def mounts(tree: Tree) -> Tuple[Mount, ...]:
             )
         )
     return tuple(found)
+
+
+def hidden(tree: Tree) -> List[str]:
+    """File systems on disks that only other mount namespaces see (containers): nobody outside can freeze them by path.
+
+    One line each, with a process that has it. Namespaces share most mounts, so devices are compared, not mounts."""
+    visible = {line.devno for line in mountinfo(tree)}
+    seen = {tree.link("/proc/self/ns/mnt")}
+    found: Dict[str, str] = {}
+    for process in tree.names("/proc"):
+        namespace = tree.link("/proc/{}/ns/mnt".format(process)) if process.isdigit() else ""
+        if not namespace or namespace in seen:
+            continue
+        seen.add(namespace)
+        for line in mountinfo(tree, process):
+            name = device(tree, line)
+            if name and line.devno not in visible:
+                found[line.devno] = "{} ({}) is mounted on {} by process {} only, where it cannot be frozen".format(
+                    blocks.path_of(tree, name), line.fstype, line.mountpoint, process
+                )
+    return sorted(found.values())
 
 
 def swaps(tree: Tree) -> Tuple[Swap, ...]:

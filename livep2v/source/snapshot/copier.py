@@ -17,8 +17,15 @@ COMPARE = 256  # blocks (16 MiB) whose digests are asked for at once in a re-sca
 class Copier:
     """Copies marked blocks. ``readers``: one a disk, ``read(offset, length)``; ``covers``: what is wanted of each."""
 
-    def __init__(self, disks, readers, covers, sender, progress, cancelled):
-        # type: (Sequence[PlanDisk], Sequence[Any], List[Coverage], Sender, Progress, Callable[[], bool]) -> None
+    def __init__(
+        self,
+        disks: Sequence[PlanDisk],
+        readers: Sequence[Any],
+        covers: List[Coverage],
+        sender: Sender,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+    ) -> None:
         self.disks = disks
         self.readers = readers
         self.covers = covers
@@ -32,14 +39,17 @@ class Copier:
         self.rate = 0.0  # bytes a second of the last copy, read to wire
         self.read_rate = 0.0  # the same, without waiting for the wire
 
-    def begin(self, phase, total):
-        # type: (str, int) -> None
+    def begin(self, phase: str, total: int) -> None:
         """Name what the next copies belong to; ``total`` bytes."""
         self._phase, self._done, self._total = phase, 0, total
         self._tell(True)
 
-    def copy(self, marks, clear=None, deadline=None):
-        # type: (Sequence[bytearray], Optional[Sequence[bytearray]], Optional[float]) -> int
+    def copy(
+        self,
+        marks: Sequence[bytearray],
+        clear: Optional[Sequence[bytearray]] = None,
+        deadline: Optional[float] = None,
+    ) -> int:
         """Read and send the marked blocks of each disk. ``clear``: the tracker's marks, cleared before each read.
         ``deadline`` (monotonic): stop there and return -1; otherwise the number of blocks."""
         blocks, started, reading = 0, time.monotonic(), 0.0
@@ -69,8 +79,7 @@ class Copier:
             self.read_rate = blocks * BLOCK / max(reading, 1e-6)
         return blocks
 
-    def compare(self, receiver, clear):
-        # type: (Any, Sequence[bytearray]) -> int
+    def compare(self, receiver: Any, clear: Sequence[bytearray]) -> int:
         """Re-scan after lost events: read every copied block and send those whose digest differs from what the host
         holds. Returns how many did."""
         differing = 0
@@ -98,8 +107,7 @@ class Copier:
                     self._tell()
         return differing
 
-    def totals(self):
-        # type: () -> List[DiskCopy]
+    def totals(self) -> List[DiskCopy]:
         """The account of each disk, in bytes."""
         answer = []
         for number, disk in enumerate(self.disks):
@@ -112,15 +120,13 @@ class Copier:
             ))
         return answer
 
-    def _tell(self, now=False):
-        # type: (bool) -> None
+    def _tell(self, now: bool = False) -> None:
         if now or time.monotonic() - self._told >= TELL_EVERY:
             self._told = time.monotonic()
             sent = sum(self.sender.sent.values())
             self._progress("bytes", {"phase": self._phase, "done": self._done, "total": self._total, "sent": sent})
 
 
-def peak_memory():
-    # type: () -> int
+def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,6 +6,7 @@
 
 A block that straddles two regions is wanted if either side wants it, and left out only if both sides leave it out.
 """
+
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import FormatError
@@ -23,15 +24,13 @@ class MetadataCache:
     disk of 1 TiB 32 MiB of bitmaps would be read while everything is frozen otherwise.
     """
 
-    def __init__(self, read, size, moved):
-        # type: (Read, int, bytearray) -> None
+    def __init__(self, read: Read, size: int, moved: bytearray) -> None:
         self._read = read
         self._size = size
         self._moved = moved
-        self._blocks = {}  # type: Dict[int, bytes]
+        self._blocks: Dict[int, bytes] = {}
 
-    def read(self, offset, length):
-        # type: (int, int) -> bytes
+    def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self._size:
             raise FormatError(what="a structure", offset=offset, reason="{} bytes reach past the disk".format(length))
         if length == 0:
@@ -50,19 +49,20 @@ class MetadataCache:
         joined = b"".join(self._blocks[number] for number in range(first, last + 1))
         return joined[offset - first * BLOCK:offset - first * BLOCK + length]
 
-    def moved(self, offset, length):
-        # type: (int, int) -> bool
+    def moved(self, offset: int, length: int) -> bool:
         """True where a write has been seen since the range was read."""
         return any(self._moved[offset // BLOCK:(offset + length - 1) // BLOCK + 1])
 
-    def forget(self):
-        # type: () -> None
+    def stale(self) -> bool:
+        """True where a block that is kept here has been written since."""
+        return any(self._moved[number] for number in self._blocks)
+
+    def forget(self) -> None:
         """Everything has to be read again: the tracker lost events."""
         self._blocks.clear()
 
 
-def runs_of(numbers):
-    # type: (List[int]) -> Iterator[Tuple[int, int]]
+def runs_of(numbers: List[int]) -> Iterator[Tuple[int, int]]:
     """Sorted block numbers as ``(first, count)`` of consecutive ones."""
     start = count = 0
     for number in numbers:
@@ -76,8 +76,7 @@ def runs_of(numbers):
         yield start, count
 
 
-def marked(marks, limit=CHUNK_BLOCKS, start=0):
-    # type: (bytearray, int, int) -> Iterator[Tuple[int, int]]
+def marked(marks: bytearray, limit: int = CHUNK_BLOCKS, start: int = 0) -> Iterator[Tuple[int, int]]:
     """``(first, count)`` of each run of nonzero bytes, at most ``limit`` long. Reads ``marks`` lazily, so it may change."""
     size = len(marks)
     while True:
@@ -98,20 +97,19 @@ class Doubt(NamedTuple):
 class Coverage:
     """The three maps of one disk."""
 
-    def __init__(self, disk, read, moved=None):
-        # type: (PlanDisk, Read, Optional[bytearray]) -> None
+    def __init__(self, disk: PlanDisk, read: Read, moved: Optional[bytearray] = None) -> None:
         """``read(offset, length)``: of the disk; ``moved``: the tracker's marks, None where nobody writes."""
         self.disk = disk
         self.count = -(-disk.size // BLOCK)
         self.copied = bytearray(self.count)
         self.left_out = bytearray(self.count)
-        self.doubts = []  # type: List[Doubt]
+        self.doubts: List[Doubt] = []
         self._cache = MetadataCache(read, disk.size, bytearray(self.count) if moved is None else moved)
         for region in disk.regions:
             if region.action is Action.HEADER:
                 self._mark_inside(self.left_out, region.offset + region.header_length, region.offset + region.length)
         self._fixed = bytearray(self.count)  # wanted whatever the file systems say
-        self._mapped = []  # type: List[Region]
+        self._mapped: List[Region] = []
         for region in disk.regions:
             if region.action is Action.COPY:
                 self._mark(self._fixed, region.offset, region.length)
@@ -121,23 +119,20 @@ class Coverage:
                 self._mapped.append(region)
         self.wanted = bytearray(self._fixed)
 
-    def _mark(self, marks, offset, length):
-        # type: (bytearray, int, int) -> None
+    def _mark(self, marks: bytearray, offset: int, length: int) -> None:
         """Mark every block that the range touches."""
         if length > 0:
             first, last = offset // BLOCK, (offset + length - 1) // BLOCK
             marks[first:last + 1] = b"\1" * (last + 1 - first)
 
-    def _mark_inside(self, marks, start, end):
-        # type: (bytearray, int, int) -> None
+    def _mark_inside(self, marks: bytearray, start: int, end: int) -> None:
         """Mark every block that lies wholly in the range (the disk's last block may be short)."""
         first = -(-start // BLOCK)
         last = self.count if end >= self.disk.size else end // BLOCK
         if last > first:
             marks[first:last] = b"\1" * (last - first)
 
-    def update(self, drain=None, keep=False):
-        # type: (Optional[Callable[[], object]], bool) -> bool
+    def update(self, drain: Optional[Callable[[], object]] = None, keep: bool = False) -> bool:
         """Read the used-block maps (again). True where every group agreed with itself.
 
         ``drain`` (while writes go on) brings the tracker's marks up to date: what was written while it was read is read
@@ -161,18 +156,16 @@ class Coverage:
         self.wanted = wanted
         return not unsettled
 
-    def _map(self, region, wanted, unsettled, drain):
-        # type: (Region, bytearray, List[Extent], Optional[Callable[[], object]]) -> bool
+    def _map(self, region: Region, wanted: bytearray, unsettled: List[Extent], drain: Optional[Callable[[], object]]) -> bool:
         """One file system into ``wanted``; groups in doubt into ``unsettled``. True where metadata moved meanwhile."""
         base = region.offset
 
-        def read(offset, length):
-            # type: (int, int) -> bytes
+        def read(offset: int, length: int) -> bytes:
             if offset < 0 or length < 0 or offset + length > region.length:
                 raise FormatError(what=region.path, offset=offset, reason="{} bytes reach past it".format(length))
             return self._cache.read(base + offset, length)
 
-        metadata = []  # type: List[Extent]
+        metadata: List[Extent] = []
         try:
             for group in usedmap.groups(region.kind, read, region.length):
                 metadata.extend(group.metadata)
@@ -191,24 +184,25 @@ class Coverage:
         drain()
         return any(self._cache.moved(base + extent.offset, extent.length) for extent in set(metadata))
 
-    def forget(self):
-        # type: () -> None
+    def stale(self) -> bool:
+        """True where the maps were written since they were read."""
+        return self._cache.stale()
+
+    def forget(self) -> None:
+        """Read the maps anew next time: the tracker lost events."""
         self._cache.forget()
 
-    def missing(self):
-        # type: () -> bytearray
+    def missing(self) -> bytearray:
         """Marks of the blocks that are wanted and were never copied."""
         return _combine(self.wanted, self.copied, self.left_out)
 
-    def to_copy(self, dirty):
-        # type: (bytearray) -> bytearray
+    def to_copy(self, dirty: bytearray) -> bytearray:
         """Marks of the dirty blocks that travel: all but those left out on purpose."""
         nothing = bytearray(0)
         return _combine(dirty, nothing, self.left_out)
 
 
-def _combine(marks, *without):
-    # type: (bytearray, *bytearray) -> bytearray
+def _combine(marks: bytearray, *without: bytearray) -> bytearray:
     """``marks`` where none of ``without`` is set. As one long integer: 16 million blocks (1 TiB) take 30 ms."""
     size = len(marks)
     value = int.from_bytes(marks, "little")

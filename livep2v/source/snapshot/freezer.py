@@ -25,14 +25,13 @@ class _Target(NamedTuple):
 class Freezer:
     """Opens the mount points at once: while frozen, no path is looked up."""
 
-    def __init__(self, mounts, guardian):
-        # type: (Sequence[Mount], Guardian) -> None
+    def __init__(self, mounts: Sequence[Mount], guardian: Guardian) -> None:
         """``mounts``: those on the chosen disks. Each file system is taken once, at its first mount point."""
         self._guardian = guardian
-        first = {}  # type: Dict[str, Mount]
+        first: Dict[str, Mount] = {}
         for mount in sorted(mounts, key=lambda item: item.order):
             first.setdefault(mount.devno, mount)
-        self._targets = []  # type: List[_Target]
+        self._targets: List[_Target] = []
         loops = [item for item in first.values() if item.device.startswith("/dev/loop")]
         others = [item for item in first.values() if not item.device.startswith("/dev/loop")]
         for mount in sorted(loops, key=_newest) + sorted(others, key=_newest):
@@ -44,24 +43,21 @@ class Freezer:
                 self.close()
                 raise FreezeError(mountpoint=mount.mountpoint, reason=error.strerror)
             self._targets.append(_Target(mount.mountpoint, fd))
-        self.not_frozen = ()  # type: Tuple[str, ...]
-        self._frozen = []  # type: List[_Target]
+        self.not_frozen: Tuple[str, ...] = ()
+        self._frozen: List[_Target] = []
         self._armed = False
 
     @property
-    def mountpoints(self):
-        # type: () -> Tuple[str, ...]
+    def mountpoints(self) -> Tuple[str, ...]:
         """Frozen last time, in the order of freezing."""
         return tuple(target.mountpoint for target in self._targets if target.mountpoint not in self.not_frozen)
 
-    def sync(self):
-        # type: () -> None
+    def sync(self) -> None:
         """Write back everything dirty, so that the freeze after it has little left to write while it blocks writers."""
         for target in self._targets:
             kernel.syncfs(target.fd)
 
-    def freeze(self, limit):
-        # type: (float) -> None
+    def freeze(self, limit: float) -> None:
         """Freeze all; the watchdog thaws ``limit`` seconds from now. Raises FreezeError with nothing left frozen."""
         self._guardian.arm([target.fd for target in reversed(self._targets)], limit)
         self._armed = True
@@ -83,8 +79,7 @@ class Freezer:
             raise
         self.not_frozen = tuple(not_frozen)
 
-    def thaw(self, quiet=False):
-        # type: (bool) -> None
+    def thaw(self, quiet: bool = False) -> None:
         """Thaw what :meth:`freeze` froze. Raises FreezeTimeout where the watchdog was faster (not if ``quiet``)."""
         thaw_all([target.fd for target in reversed(self._frozen)])
         self._frozen = []
@@ -96,8 +91,7 @@ class Freezer:
                 if not quiet:
                     raise
 
-    def settle(self, limit):
-        # type: (float) -> float
+    def settle(self, limit: float) -> float:
         """Freeze and thaw once: journals reach their final place, allocation maps on disk become exact. Returns seconds."""
         self.sync()
         start = time.monotonic()
@@ -105,14 +99,12 @@ class Freezer:
         self.thaw()
         return time.monotonic() - start
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         self.thaw(quiet=True)
         for target in self._targets:
             os.close(target.fd)
         self._targets = []
 
 
-def _newest(mount):
-    # type: (Mount) -> int
+def _newest(mount: Mount) -> int:
     return -mount.order

@@ -26,8 +26,7 @@ MAX_FDS = 250  # SCM_MAX_FD is 253
 REPLY_TIMEOUT = 5.0
 
 
-def thaw_all(fds):
-    # type: (Sequence[int]) -> int
+def thaw_all(fds: Sequence[int]) -> int:
     """FITHAW each until it errors (a file system frozen twice needs two). Returns how many were thawed."""
     thawed = 0
     for fd in fds:
@@ -43,8 +42,7 @@ def thaw_all(fds):
 class Guardian:
     """The agent's handle on the watchdog process. Make it before any thread exists."""
 
-    def __init__(self):
-        # type: () -> None
+    def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
@@ -56,28 +54,26 @@ class Guardian:
         theirs.close()
         self._socket.settimeout(REPLY_TIMEOUT)
         self._limit = 0.0
+        if self._socket.recv(100) != b"R":
+            raise FreezeError(mountpoint="the watchdog", reason="did not start")
 
-    def arm(self, fds, limit):
-        # type: (Sequence[int], float) -> None
+    def arm(self, fds: Sequence[int], limit: float) -> None:
         """From now on these file systems are thawed, in this order, after ``limit`` seconds or when this process ends."""
         self._limit = limit
         if len(fds) > MAX_FDS:
             raise FreezeError(mountpoint="{} file systems".format(len(fds)), reason="more than {}".format(MAX_FDS))
         self._ask("A{:.3f}".format(limit).encode("ascii"), list(fds))
 
-    def disarm(self):
-        # type: () -> None
+    def disarm(self) -> None:
         """Raises FreezeTimeout where the watchdog has already thawed: what was read since then is not one instant."""
         if self._ask(b"D", []) != b"D":
             raise FreezeTimeout(limit_s=self._limit)
 
-    def remember(self, name, parent_fd):
-        # type: (str, int) -> None
+    def remember(self, name: str, parent_fd: int) -> None:
         """Remove this tracing instance if the agent ends without doing so."""
         self._ask(b"I" + name.encode("ascii"), [parent_fd])
 
-    def _ask(self, message, fds):
-        # type: (bytes, List[int]) -> bytes
+    def _ask(self, message: bytes, fds: List[int]) -> bytes:
         try:
             kernel.send_fds(self._socket, message, fds) if fds else self._socket.send(message)
             answer = self._socket.recv(100)
@@ -87,8 +83,7 @@ class Guardian:
             raise FreezeError(mountpoint="the watchdog", reason="was killed")
         return answer
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         """End the watchdog and wait for it."""
         if self.pid:
             self._socket.close()
@@ -99,8 +94,7 @@ class Guardian:
             self.pid = 0
 
 
-def _prepare():
-    # type: () -> None
+def _prepare() -> None:
     """Own session, deaf to signals, last in the queue of the OOM killer, in RAM, and with no file of the agent's."""
     os.setsid()
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1):
@@ -116,8 +110,7 @@ def _prepare():
         pass
 
 
-def _close_others(keep):
-    # type: (int) -> None
+def _close_others(keep: int) -> None:
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
         if number != keep and number > 2:
@@ -130,13 +123,13 @@ def _close_others(keep):
         os.dup2(null, number)
 
 
-def _guard(sock):
-    # type: (socket.socket) -> None
+def _guard(sock: socket.socket) -> None:
     """Body of the watchdog process."""
     _prepare()
     _close_others(sock.fileno())
-    frozen = []  # type: List[int]
-    instances = []  # type: List[Tuple[str, int]]
+    sock.send(b"R")
+    frozen: List[int] = []
+    instances: List[Tuple[str, int]] = []
     deadline, fired = 0.0, False
     while True:
         wait = max(0.0, deadline - time.monotonic()) if deadline else None

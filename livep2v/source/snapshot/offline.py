@@ -1,11 +1,11 @@
 """A disk that nobody writes: an image file, or a device opened O_EXCL, which the kernel refuses while it is in use."""
 import os
 import time
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List
 
 from ...errors import FormatError, SourceReadError
 from ...formats.vhd import VhdReader
-from ...model import CopyPass, Instant, Mount, PlanDisk, SnapshotSpec
+from ...model import CopyPass, Instant, PlanDisk, SnapshotSpec
 from ..diskio import DiskReader
 from ..sender import Sender
 from .copier import Copier, Progress, peak_memory
@@ -15,8 +15,7 @@ from .coverage import Coverage
 class VhdDisk:
     """The content of a VHD file, read as a disk."""
 
-    def __init__(self, disk):
-        # type: (PlanDisk) -> None
+    def __init__(self, disk: PlanDisk) -> None:
         try:
             self._file = open(disk.path, "rb")
         except OSError as error:
@@ -24,29 +23,24 @@ class VhdDisk:
         self._vhd = VhdReader(self._file)
         self.size = self._vhd.size
 
-    def read(self, offset, length):
-        # type: (int, int) -> bytes
+    def read(self, offset: int, length: int) -> bytes:
         return self._vhd.read(offset, length)
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         self._file.close()
 
 
-def open_disk(disk):
-    # type: (PlanDisk) -> Any
+def open_disk(disk: PlanDisk) -> Any:
     """A reader for one disk of an offline source."""
     if disk.source_format == "vhd":
         return VhdDisk(disk)
     return DiskReader(disk.name, disk.path, disk.size, exclusive=disk.source_format == "block")
 
 
-def copy(spec, mounts, receiver, progress, cancelled):
-    # type: (SnapshotSpec, Sequence[Mount], Any, Progress, Callable[[], bool]) -> Instant
+def copy(spec: SnapshotSpec, receiver: Any, progress: Progress, cancelled: Callable[[], bool]) -> Instant:
     """One pass. Raises FormatError where an image changes while it is read."""
-    del mounts  # nothing of it is mounted
     started = time.time()
-    readers = []  # type: List[Any]
+    readers: List[Any] = []
     sender = Sender(receiver, spec.compress, spec.limit_rate)
     try:
         before = [os.stat(disk.path) for disk in spec.disks]

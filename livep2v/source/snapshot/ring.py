@@ -26,8 +26,7 @@ class Completion(NamedTuple):
     rwbs: bytes
 
 
-def fields(text):
-    # type: (str) -> Dict[str, Tuple[int, int]]
+def fields(text: str) -> Dict[str, Tuple[int, int]]:
     """``{field name: (offset, size)}`` of a ``format`` or ``header_page`` file."""
     return {match.group(1): (int(match.group(2)), int(match.group(3))) for match in _FIELD.finditer(text)}
 
@@ -35,9 +34,8 @@ def fields(text):
 class Decoder:
     """Knows the layout of this kernel's pages and of its block_rq_complete event."""
 
-    def __init__(self, header_page, event_format):
-        # type: (str, str) -> None
-        """``header_page``, ``event_format``: text of the two files. Raises TrackingUnavailable for a layout without our fields."""
+    def __init__(self, header_page: str, event_format: str) -> None:
+        """``header_page``, ``event_format``: text of the two files. Raises TrackingUnavailable where our fields are missing."""
         page, event = fields(header_page), fields(event_format)
         found = re.search(r"^ID:\s*(\d+)", event_format, re.M)
         missing = [name for name in ("dev", "sector", "nr_sector", "rwbs") if name not in event]
@@ -52,13 +50,11 @@ class Decoder:
         self._rwbs = (event["rwbs"][0], event["rwbs"][0] + event["rwbs"][1])
         self._little = sys.byteorder == "little"
 
-    def missed(self, page):
-        # type: (bytes) -> bool
+    def missed(self, page: bytes) -> bool:
         """True where the kernel says that it dropped events before this page."""
         return bool(struct.unpack_from(self._commit_format, page, self._commit)[0] & MISSED_EVENTS)
 
-    def completions(self, page):
-        # type: (bytes) -> Iterator[Completion]
+    def completions(self, page: bytes) -> Iterator[Completion]:
         """The completions of one page, as :func:`os.read` gave it."""
         commit = struct.unpack_from(self._commit_format, page, self._commit)[0] & COMMIT_MASK
         at, end = self._data, min(self._data + commit, len(page))

@@ -16,13 +16,11 @@ PREFIX = "livep2v-"
 EVENT = "events/block/block_rq_complete"
 
 
-def _holds_events(place):
-    # type: (str) -> bool
+def _holds_events(place: str) -> bool:
     return os.path.exists(os.path.join(place, EVENT, "format"))
 
 
-def find():
-    # type: () -> str
+def find() -> str:
     """The mounted tracefs that has block events. Raises TrackingUnavailable with the reason and the way out."""
     for place in PLACES:
         if _holds_events(place):
@@ -44,8 +42,7 @@ def find():
     return place
 
 
-def _mounted_by_child():
-    # type: () -> int
+def _mounted_by_child() -> int:
     """A file descriptor of a tracefs root that is mounted nowhere."""
     ours, theirs = socket.socketpair()
     child = os.fork()
@@ -74,8 +71,7 @@ def _mounted_by_child():
 class Instance:
     """``instances/livep2v-PID``: buffers that nobody else reads, gone with :meth:`close`."""
 
-    def __init__(self, buffer_kib):
-        # type: (int) -> None
+    def __init__(self, buffer_kib: int) -> None:
         """``buffer_kib``: ring size per CPU. Raises TrackingUnavailable."""
         base = find()
         self.name = "{}{}".format(PREFIX, os.getpid())
@@ -102,35 +98,30 @@ class Instance:
             self.close()
             raise
 
-    def read(self, name, base=None):
-        # type: (str, Optional[str]) -> str
+    def read(self, name: str, base: Optional[str] = None) -> str:
         with open(os.path.join(base or self.path, name)) as stream:
             return stream.read()
 
-    def write(self, name, value):
-        # type: (str, str) -> None
+    def write(self, name: str, value: str) -> None:
         fd = os.open(os.path.join(self.path, name), os.O_WRONLY)
         try:
             os.write(fd, value.encode("ascii"))
         finally:
             os.close(fd)
 
-    def cpus(self):
-        # type: () -> List[str]
+    def cpus(self) -> List[str]:
         """Folders of the per-CPU buffers."""
         folder = os.path.join(self.path, "per_cpu")
         return [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         if self.parent_fd >= 0:
             remove(self.name, self.parent_fd)
             os.close(self.parent_fd)
             self.parent_fd = -1
 
 
-def remove(name, parent_fd, tries=50):
-    # type: (str, int, int) -> None
+def remove(name: str, parent_fd: int, tries: int = 50) -> None:
     """Remove a tracing instance; EBUSY is answered by trying again for a second (readers may still be closing)."""
     for _ in range(tries):
         try:

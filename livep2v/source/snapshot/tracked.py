@@ -10,9 +10,9 @@ docs/snapshot.md says why each step is where it is and what happens when it fail
 """
 import gc
 import time
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
-from ...errors import FreezeTimeout, NotConverging, SnapshotIncomplete
+from ...errors import NotConverging, SnapshotIncomplete
 from ...model import BLOCK, CopyPass, Instant, Mount, SnapshotSpec
 from .. import kernel
 from ..diskio import DiskReader
@@ -27,6 +27,7 @@ INSTANT_TRIES = 6  # times that an instant which does not fit its budget is give
 SETTLE_TRIES = 4  # a group of blocks that is in flight each time counts as used whole
 STUCK_PASSES = 4  # passes in a row that do not shrink: the machine writes as fast as we copy
 BUDGET_SHARE = 0.35  # of --max-freeze for reading the last dirty blocks; the rest is for freezing, draining and the maps
+DEADLINE_SHARE = 0.85  # of --max-freeze after which an instant is given up: thawing takes the rest
 SMALL = 24  # blocks (1.5 MiB): a pass this short is not worth repeating
 OVERHEAD = 0.0008  # s a chunk: one O_DIRECT read of 64 KiB on a disk that has to seek is 5 ms, on a cached one 0.2 ms
 
@@ -38,17 +39,24 @@ class _Again(Exception):
 class TrackedSnapshot:
     """One use: :meth:`copy`. Holds the tracker, the freezer and the readers until :meth:`close`."""
 
-    def __init__(self, spec, mounts, receiver, progress, cancelled, guardian):
-        # type: (SnapshotSpec, Sequence[Mount], Any, Progress, Callable[[], bool], Guardian) -> None
+    def __init__(
+        self,
+        spec: SnapshotSpec,
+        mounts: Sequence[Mount],
+        receiver: Any,
+        progress: Progress,
+        cancelled: Callable[[], bool],
+        guardian: Guardian,
+    ) -> None:
         self.spec = spec
         self.receiver = receiver
         self.progress = progress
-        self.passes = []  # type: List[CopyPass]
+        self.passes: List[CopyPass] = []
         self.late_blocks = 0
         self._seen_overruns = 0
-        self._closers = []  # type: List[Callable[[], None]]
+        self._closers: List[Callable[[], None]] = []
         try:
-            self.readers = []  # type: List[DiskReader]
+            self.readers: List[DiskReader] = []
             for disk in spec.disks:
                 self.readers.append(DiskReader(disk.name, disk.path, disk.size))
                 self._closers.append(self.readers[-1].close)
@@ -68,14 +76,12 @@ class TrackedSnapshot:
             self.close()
             raise
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         """Thaw, stop tracking, remove the tracing instance. Safe to call at any time, twice too."""
         while self._closers:
             self._closers.pop()()
 
-    def copy(self):
-        # type: () -> Instant
+    def copy(self) -> Instant:
         self.settle()
         self.bulk()
         for attempt in range(INSTANT_TRIES):
@@ -91,29 +97,28 @@ class TrackedSnapshot:
 
     # ------------------------------------------------------------ the steps
 
-    def settle(self):
-        # type: () -> None
+    def settle(self) -> None:
         """Freeze and thaw, then read the maps at once; again where writers were faster than the reading."""
         for _ in range(SETTLE_TRIES):
             took = self.freezer.settle(self.spec.hard_limit)
             self.progress("log", {"text": "file systems settled in {:.0f} ms".format(took * 1000)})
-            if all([cover.update(self.tracker.drain) for cover in self.covers]):
+            settled = [cover.update(self.tracker.drain) for cover in self.covers]
+            if all(settled):
                 break
         for cover in self.covers:
             for doubt in cover.doubts:
                 self.progress("warning", {"text": "{}: {}".format(doubt.path, doubt.text)})
 
-    def bulk(self):
-        # type: () -> None
+    def bulk(self) -> None:
         marks = [cover.missing() for cover in self.covers]
         self._pass("copying used blocks", marks)
         self.sender.again = True
 
-    def converge(self, attempt):
-        # type: (int) -> None
+    def converge(self, attempt: int) -> None:
         """Passes over what was written, until what is left can be read within the budget. Each begins with a sync, so
         that what waits in the page cache is seen now and not at the freeze."""
-        stuck, last = 0, None  # type: Any
+        stuck = 0
+        last: Optional[int] = None
         while True:
             self._rescan_if_lost()
             self.freezer.sync()
@@ -136,23 +141,21 @@ class TrackedSnapshot:
             last = blocks
             self._pass("copying blocks written meanwhile", marks)
 
-    def instant(self):
-        # type: () -> Instant
+    def instant(self) -> Instant:
         """Everything between freeze and thaw. No exec, no log, no import, no name look-up, no progress in here."""
-        self.freezer.sync()
-        self.tracker.drain()
         self.sender.flush()  # the pipeline is empty: what is read while frozen fits into it without waiting
         gc.collect()
         gc.disable()
         began = time.monotonic()
         frozen_at = thawed_at = 0.0
         try:
-            kernel.lock_memory()
+            self._lock_memory()
+            self.freezer.sync()  # last of all: what is dirty at the freeze is written while writers wait
+            self.tracker.drain()
             began = time.monotonic()
-            deadline = began + self.spec.max_freeze
             self.freezer.freeze(self.spec.hard_limit)
             frozen_at = time.time()
-            late = self._copy_frozen(deadline)
+            late = self._copy_frozen(began + self.spec.max_freeze * DEADLINE_SHARE)
             thawed_at = time.time()
         finally:
             try:
@@ -172,38 +175,40 @@ class TrackedSnapshot:
             peak_memory=peak_memory(),
         )
 
-    def _copy_frozen(self, deadline):
-        # type: (float) -> int
+    def _copy_frozen(self, deadline: float) -> int:
         """The last blocks. Returns how many were used but never seen written. Raises _Again, or SnapshotIncomplete."""
         for reader in self.readers:
             reader.sync()  # raw users of the disks (boot loader tools, databases on raw partitions)
-        late = 0
+        late, first = 0, True
         while True:
             if self.tracker.drain():
                 raise _Again("the trace ring lost events")
             dirty = [cover.to_copy(marks) for cover, marks in zip(self.covers, self.tracker.dirty)]
-            if self.copier.copy(dirty, clear=self.tracker.dirty, deadline=deadline) < 0:
-                raise _Again("more than {:g} s for the last dirty blocks".format(self.spec.max_freeze))
-            for cover in self.covers:
-                cover.update()
-            missing = [cover.missing() for cover in self.covers]
-            found = self.copier.copy(missing, deadline=deadline)  # allocated but never written: fallocate
-            if found < 0:
-                raise _Again("more than {:g} s for newly allocated blocks".format(self.spec.max_freeze))
-            late += found
-            if self.tracker.drain():
-                raise _Again("the trace ring lost events")
-            if found == 0 and not any(
-                any(cover.to_copy(marks)) for cover, marks in zip(self.covers, self.tracker.dirty)
-            ):
+            stale = [cover for cover in self.covers if first or cover.stale()]
+            if not first and not stale and not any(map(any, dirty)):
                 break
-            if time.monotonic() > deadline:
-                raise _Again("more than {:g} s".format(self.spec.max_freeze))
+            self._copy_in_time(dirty, deadline)
+            for cover in stale:  # once: nobody changes the map of a frozen file system
+                cover.update()
+            late += self._copy_in_time([cover.missing() for cover in self.covers], deadline)
+            first = False
         self._prove_complete()
         return late
 
-    def _prove_complete(self):
-        # type: () -> None
+    def _copy_in_time(self, marks: List[bytearray], deadline: float) -> int:
+        """Copy marked blocks while frozen. Returns how many; raises _Again at the deadline."""
+        blocks = self.copier.copy(marks, clear=self.tracker.dirty, deadline=deadline)
+        if blocks < 0:
+            raise _Again("more than {:g} s for what was left".format(self.spec.max_freeze))
+        return blocks
+
+    def _lock_memory(self) -> None:
+        try:
+            kernel.lock_memory()
+        except OSError as error:  # a container without the right to: the freeze is as safe, only a page may be slow
+            self.progress("log", {"text": str(error)})
+
+    def _prove_complete(self) -> None:
         """Every block used at this instant has been copied; a hard failure if not."""
         for cover in self.covers:
             missing = cover.missing()
@@ -212,8 +217,7 @@ class TrackedSnapshot:
 
     # ------------------------------------------------------------ helpers
 
-    def _pass(self, phase, marks):
-        # type: (str, List[bytearray]) -> None
+    def _pass(self, phase: str, marks: List[bytearray]) -> None:
         blocks, started = sum(map(sum, marks)), time.monotonic()
         self.copier.begin(phase, blocks * BLOCK)
         self.copier.copy(marks, clear=self.tracker.dirty)
@@ -225,8 +229,7 @@ class TrackedSnapshot:
             "number": one.number, "blocks": one.blocks, "seconds": one.seconds, "dirty_after": one.dirty_after,
         })
 
-    def _rest(self):
-        # type: () -> List[bytearray]
+    def _rest(self) -> List[bytearray]:
         """Dirty blocks and used blocks that were never copied."""
         rest = []
         for cover, marks in zip(self.covers, self.tracker.dirty):
@@ -234,18 +237,15 @@ class TrackedSnapshot:
             rest.append(bytearray(both.to_bytes(len(marks), "little")))
         return rest
 
-    def _dirty_blocks(self):
-        # type: () -> int
+    def _dirty_blocks(self) -> int:
         return sum(sum(cover.to_copy(marks)) for cover, marks in zip(self.covers, self.tracker.dirty))
 
-    def _fits(self, blocks):
-        # type: (int) -> bool
+    def _fits(self, blocks: int) -> bool:
         """True where ``blocks`` can be read, and held, within the freeze budget."""
         rate = self.copier.read_rate if blocks * BLOCK <= IN_FLIGHT else self.copier.rate
         return blocks * (BLOCK / max(rate, 1.0) + OVERHEAD) <= self.spec.max_freeze * BUDGET_SHARE
 
-    def _rescan_if_lost(self):
-        # type: () -> None
+    def _rescan_if_lost(self) -> None:
         """Lost events are no error: all copied blocks are read again and compared by digest, and the maps read anew."""
         while self.tracker.overruns > self._seen_overruns:
             self._seen_overruns = self.tracker.overruns
@@ -260,8 +260,14 @@ class TrackedSnapshot:
             self.progress("log", {"text": "{} blocks differed".format(differing)})
 
 
-def copy(spec, mounts, receiver, progress, cancelled, guardian):
-    # type: (SnapshotSpec, Sequence[Mount], Any, Progress, Callable[[], bool], Guardian) -> Instant
+def copy(
+    spec: SnapshotSpec,
+    mounts: Sequence[Mount],
+    receiver: Any,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+    guardian: Guardian,
+) -> Instant:
     """Take the snapshot and send it; the source is thawed and untracked afterwards, however this ends."""
     snapshot = TrackedSnapshot(spec, mounts, receiver, progress, cancelled, guardian)
     try:
@@ -270,4 +276,3 @@ def copy(spec, mounts, receiver, progress, cancelled, guardian):
         snapshot.close()
 
 
-__all__ = ["FreezeTimeout", "TrackedSnapshot", "copy"]

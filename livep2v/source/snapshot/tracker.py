@@ -26,20 +26,19 @@ class Tracker:
     ``dirty``; ``moved`` belongs to whoever caches metadata of the disk.
     """
 
-    def __init__(self, disks, buffer_kib):
-        # type: (Sequence[PlanDisk], int) -> None
+    def __init__(self, disks: Sequence[PlanDisk], buffer_kib: int) -> None:
         """``disks``: with ``devno``; ``buffer_kib``: ring size per CPU. Raises TrackingUnavailable."""
         self.dirty = [bytearray(-(-disk.size // BLOCK)) for disk in disks]
         self.moved = [bytearray(len(marks)) for marks in self.dirty]
         self.overruns = 0  # times that the ring lost events since the start
         self.events = 0
-        self._index = {}  # type: Dict[int, int]
+        self._index: Dict[int, int] = {}
         for number, disk in enumerate(disks):
             major, minor = disk.devno.split(":")
             self._index[(int(major) << 20) | int(minor)] = number
         self._lock = threading.Lock()
-        self._fds = []  # type: List[int]
-        self._stats = []  # type: List[int]
+        self._fds: List[int] = []
+        self._stats: List[int] = []
         self._lost = 0
         self._stop = threading.Event()
         self.instance = Instance(buffer_kib)
@@ -60,8 +59,7 @@ class Tracker:
         self._thread = threading.Thread(target=self._poll, name="tracker", daemon=True)
         self._thread.start()
 
-    def _filter(self):
-        # type: () -> None
+    def _filter(self) -> None:
         """Only our disks, and no reads where the kernel can tell: our own bulk reads would fill the ring."""
         ours = " || ".join("dev == {}".format(dev) for dev in self._index)
         name = "events/block/block_rq_complete/filter"
@@ -70,13 +68,11 @@ class Tracker:
         except OSError:  # kernels before 4.17 know no negated group; drain() drops reads as well
             self.instance.write(name, ours)
 
-    def _poll(self):
-        # type: () -> None
+    def _poll(self) -> None:
         while not self._stop.wait(POLL):
             self.drain()
 
-    def drain(self):
-        # type: () -> bool
+    def drain(self) -> bool:
         """Take every event that the kernel has. True where it lost some: then nothing is known, all must be compared."""
         with self._lock:
             if not self._fds:
@@ -99,8 +95,7 @@ class Tracker:
                 self.overruns += 1
             return lost
 
-    def _mark(self, page):
-        # type: (bytes) -> None
+    def _mark(self, page: bytes) -> None:
         for event in self._decoder.completions(page):
             number = self._index.get(event.dev)
             if number is None or event.sectors == 0 or event.rwbs[:1] == b"R":
@@ -114,8 +109,7 @@ class Tracker:
             marks[first:first + count] = self.moved[number][first:first + count] = b"\1" * count
             self.events += 1
 
-    def close(self):
-        # type: () -> None
+    def close(self) -> None:
         """Stop tracking and remove the instance."""
         self._stop.set()
         thread = getattr(self, "_thread", None)
@@ -128,8 +122,7 @@ class Tracker:
         self.instance.close()
 
 
-def _lost_events(stats):
-    # type: (bytes) -> int
+def _lost_events(stats: bytes) -> int:
     """Sum of the counters of ``per_cpu/cpuN/stats`` that count lost events."""
     total = 0
     for line in stats.decode("ascii", "replace").splitlines():

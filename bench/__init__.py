@@ -1,0 +1,1 @@
+"""Measurements for docs/measurements.md: ``make bench``."""

@@ -1,0 +1,1 @@
+"""Fixes of the running system: what it mounts, its network names, its services."""

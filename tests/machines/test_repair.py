@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from livep2v.errors import RepairError
 from livep2v.host.run import run, running
 from livep2v.host.virtualize import GuestDisk, virtualize
 from livep2v.host.virtualize.boot import initramfs as fix
-from livep2v.model import Machine, Nic, Plan
+from livep2v.model import Holder, Machine, Nic, Plan, Volume
 from tests.support import no_virtio
 from tests.support.guest_record import machine_record, plan_record
 from tests.unit.test_add_modules import IMAGES, MODULES, RELEASE, context
@@ -71,6 +72,69 @@ def test_kernel_finds_its_root_on_virtio(compression: str, tmp_path: Path) -> No
         text = wait_for(r"EXT4-fs \(vda\): mounted|ALERT!|Kernel panic", log, 240, process)
     assert re.search(r"EXT4-fs \(vda\): mounted", text), text[-3000:]
     assert "unpacking failed" not in text and "Decoding failed" not in text
+
+
+# ------------------------------------------------------------ a root on LVM
+
+
+@pytest.mark.skipif(not IMAGES, reason="no kernel package on this machine")
+def test_root_on_a_logical_volume(tmp_path: Path) -> None:
+    """/boot on a partition, / on LVM: both are found by the source's own mount table, without inspection."""
+    guestfs = pytest.importorskip("guestfs")
+    bare = no_virtio.without_virtio(IMAGES[0], RELEASE, tmp_path / "work", keep=EXT4)
+    image = no_virtio.repack(bare, tmp_path / "image", "gzip")
+    tree = no_virtio.guest_tree(tmp_path / "tree", image, IMAGES[0].parent / f"vmlinuz-{RELEASE}", RELEASE, MODULES)
+    (tree / "boot/grub/grub.cfg").write_text(
+        f"menuentry 'x' {{\nlinux /vmlinuz-{RELEASE} root=/dev/mapper/vg0-root ro\ninitrd /initrd.img-{RELEASE}\n}}\n"
+    )
+    (tree / "etc/fstab").write_text("/dev/mapper/vg0-root / ext4 defaults 0 1\n/dev/sda1 /boot ext4 noauto 0 2\n")
+    (tree / "etc/lvm/devices").mkdir(parents=True)
+    (tree / "etc/lvm/devices/system.devices").write_text("IDTYPE=sys_wwid IDNAME=naa.5000 DEVNAME=/dev/sda2\n")
+    disk = tmp_path / "disk.raw"
+    run(["truncate", "-s", "640M", disk], timeout=10)
+    run(["sfdisk", "-q", disk], timeout=10, input="label: dos\n2048,400M,83\n,,8e\n")
+
+    def appliance() -> Any:
+        g = guestfs.GuestFS(python_return_dict=True)
+        g.set_backend("direct")
+        g.set_backend_setting("force_tcg", "1")
+        g.add_drive_opts(str(disk), format="raw")
+        g.launch()
+        return g
+
+    g = appliance()
+    g.pvcreate("/dev/sda2")
+    g.vgcreate("vg0", ["/dev/sda2"])
+    g.lvcreate_free("root", "vg0", 100)
+    g.mkfs("ext4", "/dev/sda1")
+    g.mkfs("ext4", "/dev/vg0/root")
+    g.mount("/dev/vg0/root", "/")
+    g.mkdir("/boot")
+    g.mount("/dev/sda1", "/boot")
+    run(["tar", "-C", tree, "-cf", tmp_path / "tree.tar", "."], timeout=60)
+    g.tar_in(str(tmp_path / "tree.tar"), "/")
+    g.shutdown()
+    g.close()
+
+    nic = Nic("eno1", "52:54:00:aa:bb:cc")
+    machine = machine_record(disk, {"/": "/dev/mapper/vg0-root"}, nic, RELEASE)  # /boot is not mounted: fstab says noauto
+    holder = Holder("dm-0", "/dev/mapper/vg0-root", "lvm", ("sda2",), Volume("ext4", "", ""))
+    machine = machine._replace(holders=(holder,))
+    plan = plan_record(machine)
+    changes = virtualize(tmp_path, [GuestDisk(disk, "raw", plan.snapshot.disks[0])], machine, plan, quiet)
+    assert changes.disk_bus == "virtio" and changes.root == "/dev/mapper/vg0-root"
+    assert {change.path for change in changes.changes} >= {
+        "/etc/fstab", "/etc/lvm/devices/system.devices", "/boot/grub/grub.cfg", f"/boot/initrd.img-{RELEASE}"
+    }  # fmt: skip
+
+    g = appliance()
+    g.mount_ro("/dev/vg0/root", "/")
+    boot_uuid = g.vfs_uuid("/dev/sda1")
+    assert g.read_file("/etc/fstab").decode() == (
+        f"/dev/mapper/vg0-root / ext4 defaults 0 1\nUUID={boot_uuid} /boot ext4 noauto 0 2\n"
+    )
+    assert not g.exists("/etc/lvm/devices/system.devices")
+    g.close()
 
 
 # ------------------------------------------------------------ the lab machine

@@ -172,7 +172,7 @@ def repair_tree(
     )
     for fix in FIXES:
         apply(fix, ctx, progress)
-    _multipath(ctx)
+    _remarks(ctx)
     ctx.nic_model = modules.nic_model(modules.supply(tree, ctx.kernel), machine.nics) or _first_model(plan)
     wrong = check(ctx)
     if wrong:
@@ -206,7 +206,10 @@ def apply(fix: Fix, ctx: Context, progress: Progress) -> None:
         ctx.warn(f"{fix.NAME}: not done: {error}")
 
 
-def _multipath(ctx: Context) -> None:
+def _remarks(ctx: Context) -> None:
+    """What no fix can do and a person should know."""
+    if not ctx.machine.live and not nic_names.pins(ctx):
+        ctx.warn("an image does not say which network cards the machine had: interfaces may get other names in the VM")
     if any(holder.kind == "multipath" for holder in ctx.machine.holders):
         ctx.warn("the machine uses multipath; the VM has one path to each disk: check /etc/multipath.conf after the first boot")
 

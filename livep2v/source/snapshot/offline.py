@@ -26,6 +26,9 @@ class VhdDisk:
     def read(self, offset: int, length: int) -> bytes:
         return self._vhd.read(offset, length)
 
+    def fileno(self) -> int:
+        return self._file.fileno()
+
     def close(self) -> None:
         self._file.close()
 
@@ -43,9 +46,9 @@ def copy(spec: SnapshotSpec, receiver: Any, progress: Progress, cancelled: Calla
     readers: List[Any] = []
     sender = Sender(receiver, spec.compress, spec.limit_rate)
     try:
-        before = [os.stat(disk.path) for disk in spec.disks]
         for disk in spec.disks:
             readers.append(open_disk(disk))
+        before = [os.fstat(reader.fileno()) for reader in readers]
         covers = [Coverage(disk, reader.read) for disk, reader in zip(spec.disks, readers)]
         for cover in covers:
             cover.update()
@@ -57,8 +60,8 @@ def copy(spec: SnapshotSpec, receiver: Any, progress: Progress, cancelled: Calla
         clock = time.monotonic()
         blocks = copier.copy(marks)
         sender.flush()
-        for disk, old in zip(spec.disks, before):
-            new = os.stat(disk.path)
+        for disk, reader, old in zip(spec.disks, readers, before):
+            new = os.fstat(reader.fileno())
             if (old.st_size, old.st_mtime) != (new.st_size, new.st_mtime) and disk.source_format != "block":
                 raise FormatError(what=disk.path, offset=0, reason="it was written while it was read; nothing else may use it")
         return Instant(

@@ -147,12 +147,12 @@ class TrackedSnapshot:
         gc.collect()
         gc.disable()
         began = time.monotonic()
-        frozen_at = thawed_at = 0.0
+        began_at = frozen_at = thawed_at = 0.0
         try:
             self._lock_memory()
             self.freezer.sync()  # last of all: what is dirty at the freeze is written while writers wait
             self.tracker.drain()
-            began = time.monotonic()
+            began, began_at = time.monotonic(), time.time()
             self.freezer.freeze(self.spec.hard_limit)
             frozen_at = time.time()
             late = self._copy_frozen(began + self.spec.max_freeze * DEADLINE_SHARE)
@@ -166,7 +166,10 @@ class TrackedSnapshot:
                 gc.enable()
         self.late_blocks = late
         self.progress("frozen", {"at": frozen_at, "mountpoints": list(self.freezer.mountpoints)})
-        self.progress("thawed", {"at": thawed_at, "ms": (ended - began) * 1000})
+        self.progress("thawed", {
+            "at": thawed_at, "ms": (ended - began) * 1000, "freezing_ms": (frozen_at - began_at) * 1000,
+            "copying_ms": (thawed_at - frozen_at) * 1000,
+        })
         self.sender.flush()
         return Instant(
             provider="tracked", frozen_at=frozen_at, thawed_at=thawed_at, freeze_ms=(ended - began) * 1000,

@@ -1,7 +1,9 @@
-"""``python -m bench``: run the main job on the lab machine and print its figures, ready for docs/measurements.md.
+"""``python -m bench [NAME ...]``: measure now, print tables ready for docs/measurements.md. Without a name: everything.
 
-Everything comes from outside the converter where it can: commit pauses from the writer's clock, file sizes from the host's file
-system; the rest from the job's report.
+    freeze      how long a tracked snapshot freezes a busy file system, and whether the copy is right
+    image       local image to dynamic VHD against qemu-img convert
+    conversion  the main job on the lab machine (boots guests; about 15 minutes under emulation)
+    repair      the repair of the lab machine's replica, against virt-v2v if that is installed
 """
 
 from __future__ import annotations
@@ -10,68 +12,42 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
 
-from lab.demo import MainJob, main_job
 from livep2v.errors import Livep2vError
 
-MIB = 1024 * 1024
+from . import conversion, freeze, image, repair
+from .table import Table
 
-
-def rows(job: MainJob) -> list[tuple[str, str]]:
-    """Figures of one job: what, how much."""
-    report = job.report
-    found = [("conversion, seconds", f"{job.seconds:.0f}")]
-    found += [(f"phase: {phase.name}, seconds", f"{phase.seconds:.1f}") for phase in report.phases]
-    if report.freeze_ms is not None:
-        found.append(("file systems frozen, ms", f"{report.freeze_ms:.0f}"))
-    found.append(("longest commit pause, ms", f"{job.longest_pause * 1000:.0f}"))
-    found.append(("rows committed / lost / too new / gaps", _proof(job)))
-    for disk in report.disks:
-        ratio = (disk.sent_bytes - disk.resent_bytes) / disk.used_bytes if disk.used_bytes else 0.0
-        allocated = (job.folder / disk.file).stat().st_blocks * 512
-        found += [
-            (f"{disk.name}: size / used, MiB", f"{disk.virtual_size / MIB:.0f} / {disk.used_bytes / MIB:.0f}"),
-            (f"{disk.name}: sent / of it again, MiB", f"{disk.sent_bytes / MIB:.0f} / {disk.resent_bytes / MIB:.0f}"),
-            (f"{disk.name}: (sent - again) / used", f"{ratio:.3f}"),
-            (f"{disk.name}: virtual disk on the host, MiB", f"{allocated / MIB:.0f}"),
-        ]
-    if report.instant is not None:
-        found.append(("sent over ssh after compression, MiB", f"{report.instant.wire_bytes / MIB:.0f}"))
-        found.append(("passes: blocks", ", ".join(str(one.blocks) for one in report.instant.passes)))
-        found.append(("agent's memory, MiB", f"{report.instant.peak_memory / MIB:.0f}"))
-    if report.repair is not None:
-        found.append(("repair, seconds", f"{report.repair.seconds:.1f}"))
-    if report.boot_check is not None:
-        found.append((f"boot check ({report.boot_check.accelerator}), seconds", f"{report.boot_check.seconds:.0f}"))
-    return found
-
-
-def _proof(job: MainJob) -> str:
-    proof = job.proof
-    return f"{proof.before} / {len(proof.missing)} / {len(proof.too_new)} / {len(proof.gaps)}"
+MEASURES: dict[str, Callable[[int], Table]] = {
+    "freeze": lambda runs: freeze.measure(runs or freeze.RUNS),
+    "image": lambda runs: image.measure(runs or image.ROUNDS),
+    "conversion": lambda runs: conversion.measure(runs or 1),
+    "repair": lambda runs: repair.measure(runs or repair.ROUNDS),
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--runs", type=int, default=1, help="conversions of a freshly booted machine (default: 1)")
-    parser.add_argument("--churn", action="store_true", help="files are made and deleted on the machine meanwhile")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: all)")
+    parser.add_argument("--runs", type=int, default=0, help="runs or pairs of each (default: its own)")
+    parser.add_argument("--churn", action="store_true", help="conversion: files are made and deleted meanwhile")
     arguments = parser.parse_args()
-    good = True
-    with tempfile.TemporaryDirectory(prefix="livep2v-bench-") as folder:
-        jobs = []
-        for number in range(arguments.runs):
-            job = main_job(Path(folder), f"run{number}", churn=arguments.churn, say=lambda text: print(text, file=sys.stderr))
-            jobs.append(rows(job))
-            good = good and job.proof.ok
+    unknown = [name for name in arguments.names if name not in MEASURES]
+    if unknown:
+        parser.error(f"{', '.join(unknown)}: choose among {', '.join(MEASURES)}")
+    if os.geteuid() != 0:
+        parser.error("loop devices, freezing and the lab machine need root")
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}")
-    print("\n| | " + " | ".join(f"run {number + 1}" for number in range(len(jobs))) + " |")
-    print("|---|" + "---|" * len(jobs))
-    names = list(dict.fromkeys(name for job in jobs for name, _ in job))
-    for name in names:
-        print(f"| {name} | " + " | ".join(dict(job).get(name, "") for job in jobs) + " |")
+    good = True
+    for name in arguments.names or MEASURES:
+        measured = conversion.measure(arguments.runs or 1, True) if name == "conversion" and arguments.churn else None
+        table = measured or MEASURES[name](arguments.runs)
+        print(f"\n{table}", flush=True)
+        good = good and table.ok
     return 0 if good else 1
 
 

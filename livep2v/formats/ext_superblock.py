@@ -106,6 +106,8 @@ def superblock(read: Read, size: int) -> Superblock:
             _refuse("cluster size 2^{}".format(10 + field["log_cluster_size"]))
         ratio = 1 << field["log_cluster_size"] - field["log_block_size"]
     desc_size = field["desc_size"] if wide else 32
+    if not wide and field["desc_size"] not in (0, 32):  # one lost feature bit would pair each bitmap with a wrong group
+        _refuse("group descriptors of {} bytes without the feature 64bit".format(field["desc_size"]))
     if wide and (not 64 <= desc_size <= min(block_size, 1024) or desc_size & desc_size - 1):
         _refuse("group descriptors of {} bytes".format(desc_size))
     first = field["first_data_block"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -80,7 +81,8 @@ class Journal:
         """Raises BootCheckError where the guest did not come up."""
         self.note(boot_check=check)
         if not check.ok:
-            raise BootCheckError(reason=check.verdict, log=self._job.folder / check.serial_log if self._job else check.serial_log)
+            folder = self._job.folder if self._job else Path()
+            raise BootCheckError(reason=check.verdict, log=str(folder / check.serial_log))
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from ..wire.rpc import Channel, parse
 from .local import LocalSource
 
 SILENCE = 60.0  # s without a frame from the host (it pings every 5 s): the network is gone, and so are we
+LAST_WORDS = 10.0  # s to end in order once we have to; less than the host waits (host/remote.py, GOODBYE)
 PROTOCOL = 1
 
 
@@ -77,10 +78,13 @@ class Agent:
             self.stop()
 
     def watch(self) -> None:
-        """Body of the thread that notices a host that fell silent: ssh alone may not for hours."""
+        """Body of the thread that notices a host that fell silent: ssh alone may not for hours. It also ends an agent that
+        cannot end in order, because it sits in a write which nobody takes; the watchdog then thaws and cleans up."""
         while not self.cancel.wait(5.0):
             if time.monotonic() - self.heard > SILENCE:
                 self.stop()
+        time.sleep(LAST_WORDS)
+        os._exit(1)
 
     def stop(self, *_signal: Any) -> None:
         self.cancel.set()

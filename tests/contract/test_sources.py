@@ -94,7 +94,8 @@ def test_inspect_says_what_sfdisk_and_blkid_say(kind: str, image: Path) -> None:
         machine = source.inspect()
     assert not machine.live
     (disk,) = machine.disks
-    oracle = json.loads(subprocess.run(["sfdisk", "--json", str(image)], capture_output=True, check=True).stdout)["partitiontable"]
+    listing = subprocess.run(["sfdisk", "--json", str(image)], capture_output=True, check=True).stdout
+    oracle = json.loads(listing)["partitiontable"]
     assert (disk.size, disk.table, disk.table_id) == (256 * MIB, "mbr", oracle["id"])
     assert [(p.offset, p.length) for p in disk.partitions] == [
         (entry["start"] * 512, entry["size"] * 512) for entry in oracle["partitions"]
@@ -172,8 +173,9 @@ def test_the_agent_runs_under_every_python_here(image: Path, tmp_path: Path) -> 
     """Every Python 3.6+ of this machine runs the archive and gives the same answer."""
     from livep2v.host import bootstrap
 
-    pythons = sorted({str(path.resolve()) for pattern in ("/usr/bin/python3.[0-9]*", f"{Path.home()}/.pyenv/versions/3.*/bin/python3")
-                      for path in Path("/").glob(pattern[1:]) if path.name[-1].isdigit()} | {os.path.realpath(sys.executable)})
+    patterns = ("/usr/bin/python3.[0-9]*", f"{Path.home()}/.pyenv/versions/3.*/bin/python3")
+    installed = {path.resolve() for pattern in patterns for path in Path("/").glob(pattern[1:]) if path.name[-1].isdigit()}
+    pythons = sorted({str(path) for path in installed if path.name[-1].isdigit()} | {os.path.realpath(sys.executable)})
     archive = tmp_path / "agent.zip"
     archive.write_bytes(bootstrap.archive())
     program = (
@@ -185,7 +187,8 @@ def test_the_agent_runs_under_every_python_here(image: Path, tmp_path: Path) -> 
     )
     answers = {}
     for python in pythons:
-        done = subprocess.run([python, "-I", "-c", program, str(archive), str(image)], capture_output=True, text=True, check=False)
+        argv = [python, "-I", "-c", program, str(archive), str(image)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{python}: {done.stderr[-500:]}"
         machine = json.loads(done.stdout)
         machine["abilities"]["python"] = machine["abilities"]["zstd"] = ""

@@ -118,10 +118,10 @@ def used_blocks(image: Path, scratch: Path) -> list[tuple[int, int]]:
                     low, _, high = part.strip().partition("-")
                     free.append((int(low), int(high or low)))
     used, at = [], 0
-    for low, high in sorted(free):
-        if low > at:
-            used.append((at * size, (low - at) * size))
-        at = high + 1
+    for first, last in sorted(free):
+        if first > at:
+            used.append((at * size, (first - at) * size))
+        at = last + 1
     if at < count:
         used.append((at * size, (count - at) * size))
     return used

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_marked_gives_every_mark_once_in_order_and_nothing_else(marks: bytearray
 def test_runs_of(numbers: set[int]) -> None:
     runs = list(runs_of(sorted(numbers)))
     assert [n for first, count in runs for n in range(first, first + count)] == sorted(numbers)
-    assert all(a + b < c for (a, b), (c, _) in zip(runs, runs[1:], strict=False)), "runs are maximal"
+    assert all(a + b < c for (a, b), (c, _) in pairwise(runs)), "runs are maximal"
 
 
 @given(MARKS, MARKS, MARKS)
@@ -40,7 +42,7 @@ def disks(draw: st.DrawFn) -> PlanDisk:
     size = draw(st.integers(1, 20 * BLOCK // 512)) * 512
     cuts = sorted({0, size, *(cut * 512 for cut in draw(st.lists(st.integers(0, size // 512), max_size=6)))})
     regions = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         action = draw(st.sampled_from([Action.COPY, Action.SKIP, Action.HEADER]))
         header = draw(st.integers(0, end - start)) if action is Action.HEADER else 0
         regions.append(Region(start, end - start, action, "", header_length=header))

@@ -376,6 +376,13 @@ def test_checksum_of_the_superblock(images: dict[str, Path]) -> None:
         superblock(read, size)
 
 
+def test_the_feature_64bit_lost(images: dict[str, Path]) -> None:
+    """Without checksums nothing else tells that every second descriptor would be half of one."""
+    read, size = patched(images["no-checksums"], {1024 + 0x60: b"\x42"})
+    with pytest.raises(FormatError, match="64 bytes without the feature 64bit"):
+        list(groups(read, size))
+
+
 def test_a_volume_too_short(images: dict[str, Path]) -> None:
     data = images["ext2-1k"].read_bytes()
     for size in (0, 1024, 2047, 2048, 4096, len(data) // 2):

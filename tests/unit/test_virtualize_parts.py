@@ -9,7 +9,7 @@ import pytest
 
 from livep2v.errors import RepairError
 from livep2v.host.virtualize import guest as guest_module
-from livep2v.host.virtualize.boot import arguments
+from livep2v.host.virtualize.boot import arguments, debconf, removable
 from livep2v.host.virtualize.cmdline import console_tokens, device_tokens, each_token
 from livep2v.host.virtualize.context import Context
 from livep2v.host.virtualize.devices import Devices
@@ -199,6 +199,42 @@ def test_mode_and_owner_of_edited_files_stay(tmp_path: Path) -> None:
     recorder.put("/grub.cfg", b"newer", "why")
     assert backup.read_text() == "old"  # the machine's own, not ours
     assert not recorder.put("/grub.cfg", b"newer", "why") and len(recorder.changes) == 2
+
+
+def efi_guest(root: Path, *files: str) -> None:
+    for name in files:
+        path = root / "boot/efi/EFI" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {name}")
+
+
+def test_uefi_fallback_loader_is_the_vendors_shim(tmp_path: Path) -> None:
+    efi_guest(tmp_path, "debian/shimx64.efi", "debian/grubx64.efi", "debian/mmx64.efi", "debian/fbx64.efi", "Microsoft/x.efi")
+    ctx = context(tmp_path, nvme())
+    assert removable.needed(ctx)
+    removable.apply(ctx)
+    boot = tmp_path / "boot/efi/EFI/BOOT"
+    assert {path.name: path.read_text() for path in boot.iterdir()} == {
+        "BOOTX64.EFI": "content of debian/shimx64.efi",
+        "grubx64.efi": "content of debian/grubx64.efi",
+        "mmx64.efi": "content of debian/mmx64.efi",
+    }
+    assert not removable.needed(context(tmp_path, nvme()))
+
+
+def test_uefi_fallback_loader_that_exists_is_left_alone(tmp_path: Path) -> None:
+    efi_guest(tmp_path, "Boot/bootx64.efi", "redhat/shimx64.efi")
+    assert not removable.needed(context(tmp_path, nvme()))
+    bios = nvme()._replace(firmware=Firmware.BIOS)
+    assert not removable.needed(context(tmp_path / "other", bios))
+
+
+def test_debian_keeps_the_fallback_loader_up_to_date(tmp_path: Path) -> None:
+    name = "Name: grub2/force_efi_extra_removable\nTemplate: grub2/force_efi_extra_removable\nValue: false\nOwners: grub-efi\n"
+    other = "Name: grub2/update_nvram\nTemplate: grub2/update_nvram\nValue: false\n"
+    uefi, bios = context(tmp_path, nvme()), context(tmp_path, nvme()._replace(firmware=Firmware.BIOS))
+    assert debconf.edited(uefi, f"{name}\n{other}") == f"{name.replace('false', 'true')}\n{other}"
+    assert debconf.edited(bios, f"{name}\n{other}") == f"{name}\n{other}"
 
 
 class Failing:

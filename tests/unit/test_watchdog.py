@@ -83,6 +83,7 @@ def test_the_watchdog_thaws_at_the_hard_limit(tmp_path: Path) -> None:
             guardian.close()
 
 
+INSTANCES = "from livep2v.source.snapshot.tracefs import find; import os; print(os.listdir(find() + '/instances'))"
 KILLED = textwrap.dedent("""
     import os, sys, time
     from livep2v.model import Mount
@@ -116,7 +117,7 @@ def test_killed_while_frozen_the_watchdog_cleans_up(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert not Path(f"/proc/{pid}").exists(), "the watchdog ends too"
         probe = subprocess.run(
-            [sys.executable, "-c", "from livep2v.source.snapshot.tracefs import *; import os; print(os.listdir(find() + '/instances'))"],
+            [sys.executable, "-c", INSTANCES],
             capture_output=True, text=True, check=True,
         )
         assert instance not in probe.stdout

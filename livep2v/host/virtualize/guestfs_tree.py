@@ -6,6 +6,7 @@ emulation, so fixes read whole files and work on them here.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -96,8 +97,8 @@ class GuestfsTree:
     def write(self, path: str, data: bytes, mode: int | None = None, like: str = "") -> None:
         new = not self.exists(path)
         self.g.write(path, data)
-        if new or mode is not None:
-            self.g.chmod(0o644 if mode is None else mode, path)
+        if mode is not None:  # a new file has 0644 by the daemon's umask; FAT refuses any chmod
+            self.g.chmod(mode, path)
         if new:
             self._label(path, like or parent(path))
 
@@ -128,7 +129,9 @@ class GuestfsTree:
         rootless containers (RHEL-176189)."""
         if not self.labels:
             return
-        for item in self.g.lgetxattrs(like):
-            if item["attrname"] == "security.selinux":
-                value = item["attrval"]
-                self.g.lsetxattr("security.selinux", value, len(value), new)
+        with contextlib.suppress(RuntimeError):  # FAT has no labels
+            for item in self.g.lgetxattrs(like):
+                if item["attrname"] == "security.selinux":
+                    # The binding takes no NUL at the end; the kernel does not need it (security/selinux/ss/services.c)
+                    value = bytes(item["attrval"]).rstrip(b"\0").decode("ascii")
+                    self.g.lsetxattr("security.selinux", value, len(value), new)

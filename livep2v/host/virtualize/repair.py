@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ...errors import Livep2vError, RepairError
 from ...model import Changes, Machine, Plan, PlanDisk
 from ..run import run
-from .boot import arguments, debconf, device_map, grub_default, initramfs, later_kernels, modules, resume
+from .boot import arguments, debconf, device_map, grub_default, initramfs, later_kernels, modules, removable, resume
 from .context import Context, Fix
 from .devices import Devices
 from .entries import find
@@ -33,6 +33,7 @@ FIXES: tuple[Fix, ...] = (
     arguments,
     grub_default,
     device_map,
+    removable,
     debconf,
     resume,
     later_kernels,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from ....model import Firmware
 from ..context import Context
 from ..guest import bytes_of
 from .device_map import disk_name
@@ -18,10 +19,13 @@ CRITICAL = False
 WHY = "the next update of grub-pc installs to the VM's disk"
 PATH = "/var/cache/debconf/config.dat"
 _QUESTIONS = ("grub-pc/install_devices",)
+_REMOVABLE = "grub2/force_efi_extra_removable"  # grub-install keeps \\EFI\\BOOT\\BOOTX64.EFI up to date then
 
 
 def edited(ctx: Context, text: str) -> str:
     """The database with the answers changed where they name a device that the VM has under another name, or not at all."""
+    if ctx.machine.firmware is Firmware.UEFI:
+        text = re.sub(rf"(?m)^(Name: {_REMOVABLE}\n(?:(?!Value:|\n).*\n)*Value: )false$", r"\1true", text)
     stanzas = text.split("\n\n")
     for index, stanza in enumerate(stanzas):
         name = re.search(r"(?m)^Name: (.*)$", stanza)

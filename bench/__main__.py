@@ -13,19 +13,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
 
 from livep2v.errors import Livep2vError
 
 from . import conversion, freeze, image, repair
-from .table import Table
 
-MEASURES: dict[str, Callable[[int], Table]] = {
-    "freeze": lambda runs: freeze.measure(runs or freeze.RUNS),
-    "image": lambda runs: image.measure(runs or image.ROUNDS),
-    "conversion": lambda runs: conversion.measure(runs or 1),
-    "repair": lambda runs: repair.measure(runs or repair.ROUNDS),
-}
+MEASURES = {"freeze": freeze, "image": image, "conversion": conversion, "repair": repair}
 
 
 def main() -> int:
@@ -33,19 +26,16 @@ def main() -> int:
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure (default: all)")
-    parser.add_argument("--runs", type=int, default=0, help="runs or pairs of each (default: its own)")
-    parser.add_argument("--churn", action="store_true", help="conversion: files are made and deleted meanwhile")
+    parser.add_argument("--runs", type=int, default=0, help="runs or pairs of each (default: its own number)")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in MEASURES]
-    if unknown:
+    if unknown := set(arguments.names) - set(MEASURES):
         parser.error(f"{', '.join(unknown)}: choose among {', '.join(MEASURES)}")
     if os.geteuid() != 0:
         parser.error("loop devices, freezing and the lab machine need root")
     print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}")
     good = True
     for name in arguments.names or MEASURES:
-        measured = conversion.measure(arguments.runs or 1, True) if name == "conversion" and arguments.churn else None
-        table = measured or MEASURES[name](arguments.runs)
+        table = MEASURES[name].measure(arguments.runs or MEASURES[name].RUNS)
         print(f"\n{table}", flush=True)
         good = good and table.ok
     return 0 if good else 1

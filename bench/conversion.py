@@ -14,23 +14,23 @@ from lab.demo import MainJob, main_job
 
 from .table import Table
 
+RUNS = 1
 MIB = 1024 * 1024
 
 
-def measure(runs: int = 1, churn: bool = False) -> Table:
-    """``runs``: conversions of a freshly booted machine each; ``churn``: files are made and deleted on it meanwhile."""
+def measure(runs: int) -> Table:
+    """``runs``: conversions of a freshly booted machine each."""
     good = True
     jobs: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory(prefix="livep2v-bench-") as folder:
         for number in range(runs):
-            job = main_job(Path(folder), f"run{number}", churn=churn, say=lambda text: print(text, file=sys.stderr))
+            job = main_job(Path(folder), f"run{number}", churn=True, say=lambda text: print(text, file=sys.stderr))
             jobs.append(dict(rows(job)))
             good = good and job.proof.ok
-    names = list(dict.fromkeys(name for job in jobs for name in job))
     return Table(
-        "Conversion of the lab machine over ssh, PostgreSQL being written to" + (" and file churn" if churn else ""),
+        "Conversion of the lab machine over ssh, under a PostgreSQL writer and file churn",
         ("", *(f"run {number + 1}" for number in range(runs))),
-        tuple((name, *(job.get(name, "") for job in jobs)) for name in names),
+        tuple((name, *(job.get(name, "") for job in jobs)) for name in dict.fromkeys(name for job in jobs for name in job)),
         good,
     )
 

@@ -17,12 +17,12 @@ from tests.unit.test_tracked_snapshot import differing
 from .replica import replicate
 from .table import Table, compared, forget, pairs
 
-ROUNDS = 5
+RUNS = 5
 SIZE, FILL = 2 << 30, 400 << 20  # bytes of the image, bytes of files on it
 MIB = 1 << 20
 
 
-def measure(rounds: int = ROUNDS) -> Table:
+def measure(runs: int) -> Table:
     with tempfile.TemporaryDirectory(prefix="livep2v-bench-") as name:
         folder = Path(name)
         with loop_disk(folder, SIZE, FILL) as disk:
@@ -54,7 +54,7 @@ def measure(rounds: int = ROUNDS) -> Table:
             target.unlink()
             return seconds
 
-        found = pairs(ours, theirs, rounds)
+        found = pairs(ours, theirs, runs)
     total = sum(length for _, length in used)
     title = f"Local image to dynamic VHD: {SIZE // MIB} MiB, {total // MIB} MiB used, the rest old data"
     table = compared(title, "livep2v", "qemu-img convert -O vpc", found, right)

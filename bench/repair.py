@@ -20,12 +20,12 @@ from livep2v.host.virtualize import GuestDisk, virtualize
 from .replica import Replica, replicate
 from .table import Table, compared, pairs, spread
 
-ROUNDS = 3
+RUNS = 3
 TIMEOUT = 3600.0  # s; virt-v2v 2.2 has been seen to need 10 minutes under emulation
 COPYING = re.compile(r"(?m)^\[ *([0-9.]+)\] Copying disk 1/")
 
 
-def measure(rounds: int = ROUNDS) -> Table:
+def measure(runs: int) -> Table:
     title = f"Repair of the lab machine's replica ({accelerator().name})"
     disk = cache_folder() / f"{OLDBOX.name}-{recipe_key(OLDBOX)}" / "disk.raw"
     if not disk.exists():
@@ -41,8 +41,8 @@ def measure(rounds: int = ROUNDS) -> Table:
             return virt_v2v(replica.file)
 
         if shutil.which("virt-v2v"):
-            return compared(title, "livep2v", "virt-v2v -i disk -o null, until it copies", pairs(ours, theirs, rounds), True)
-        seconds = [ours(number) for number in range(rounds)]
+            return compared(title, "livep2v", "virt-v2v -i disk -o null, until it copies", pairs(ours, theirs, runs), True)
+        seconds = [ours(number) for number in range(runs)]
     return Table(
         title,
         ("", "min / median / max"),

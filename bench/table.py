@@ -18,14 +18,7 @@ class Table(NamedTuple):
     def __str__(self) -> str:
         """Markdown."""
         lines = [f"### {self.title}", "", _row(self.header), "|" + "---|" * len(self.header), *map(_row, self.rows)]
-        return "\n".join(lines if self.ok else [*lines, "", "NOT RIGHT: see the rows above"])
-
-
-class Pair(NamedTuple):
-    """Seconds of two programs that did the same work one after the other."""
-
-    ours: float
-    theirs: float
+        return "\n".join(lines if self.ok else [*lines, "", "NOT RIGHT"])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -37,20 +30,20 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
     return " / ".join(format(value, form) for value in (min(values), statistics.median(values), max(values)))
 
 
-def pairs(ours: Callable[[int], float], theirs: Callable[[int], float], rounds: int) -> list[Pair]:
-    """A B A B ...: what else the machine does meanwhile meets both alike. Each callable gets the number of the round."""
-    return [Pair(ours(number), theirs(number)) for number in range(rounds)]
+def pairs(ours: Callable[[int], float], theirs: Callable[[int], float], runs: int) -> list[tuple[float, float]]:
+    """A B A B ...: what else the machine does meanwhile meets both alike. Each gets the number of the run, gives seconds."""
+    return [(ours(number), theirs(number)) for number in range(runs)]
 
 
-def compared(title: str, name: str, peer: str, found: Sequence[Pair], ok: bool) -> Table:
+def compared(title: str, name: str, peer: str, found: Sequence[tuple[float, float]], ok: bool) -> Table:
     """The table of a comparison. A ratio below 1: ours is faster."""
     return Table(
         title,
         ("", "min / median / max"),
         (
-            (f"{name}, seconds", spread([pair.ours for pair in found])),
-            (f"{peer}, seconds", spread([pair.theirs for pair in found])),
-            (f"ratio within a pair, {len(found)} pairs", spread([pair.ours / pair.theirs for pair in found])),
+            (f"{name}, seconds", spread([ours for ours, _ in found])),
+            (f"{peer}, seconds", spread([theirs for _, theirs in found])),
+            (f"ratio within a pair, {len(found)} pairs", spread([ours / theirs for ours, theirs in found])),
         ),
         ok,
     )

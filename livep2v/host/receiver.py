@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from ..errors import DigestMismatch, ProtocolError
+from ..errors import DigestMismatch, FormatError, ProtocolError
+from ..formats import zstd
 from ..model import BLOCK, DIGEST_SIZE
 from ..wire import codecs
 from .digestmap import DigestMap
@@ -98,13 +99,19 @@ class ImageReceiver:
 
     def _check(self, disk: int, offset: int, length: int, codec: int, digests: bytes, payload: bytes) -> bytes:
         """In a worker: the bytes of a frame, each block checked against its digest. Raises DigestMismatch."""
-        data = codecs.decode(payload, codec, length)
+        name, first = self._disks[disk].name, digests[:DIGEST_SIZE].hex()
+        try:
+            data = codecs.decode(payload, codec, length)
+        except (FormatError, ProtocolError) as error:  # what was changed on the way can mostly not even be unpacked
+            if (codec == codecs.ZSTD and not zstd.available()) or codec not in codecs.NAMES.values():
+                raise
+            raise DigestMismatch(disk=name, offset=offset, got=f"none: {error}", expected=first) from error
         got = codecs.digests(data)
         if got != digests:
             for at in range(0, len(got), DIGEST_SIZE):
                 if got[at : at + DIGEST_SIZE] != digests[at : at + DIGEST_SIZE]:
                     raise DigestMismatch(
-                        disk=self._disks[disk].name,
+                        disk=name,
                         offset=offset + at // DIGEST_SIZE * BLOCK,
                         got=got[at : at + DIGEST_SIZE].hex(),
                         expected=digests[at : at + DIGEST_SIZE].hex(),

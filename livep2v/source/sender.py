@@ -38,6 +38,7 @@ class Sender:
         self._in_flight = 0
         self._ready = 0  # chunks that are prepared and wait for the wire
         self._error: Optional[BaseException] = None
+        self._closing = threading.Event()
         self.sent: Dict[int, int] = {}
         self.zero: Dict[int, int] = {}
         self.again = False  # zero blocks must be told: the host may hold an older, nonzero self
@@ -65,7 +66,8 @@ class Sender:
         return Totals(self.sent.get(disk, 0), self.zero.get(disk, 0))
 
     def close(self) -> None:
-        """End the threads, whatever is still on its way."""
+        """End the threads; what is still on its way is dropped. :meth:`flush` first where it matters."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
         self._pool.shutdown()
@@ -105,7 +107,7 @@ class Sender:
 
     def _write(self) -> None:
         """Body of the writing thread: takes finished chunks in order."""
-        pace = _Pace(self._limit_rate)
+        pace = _Pace(self._limit_rate, sleep=self._closing.wait)
         while True:
             item = self._queue.get()
             if item is None:
@@ -113,7 +115,7 @@ class Sender:
             disk, size, again, future = item
             try:
                 pieces = future.result()
-                if self._error is None:
+                if self._error is None and not self._closing.is_set():
                     self._hand_over(disk, pieces, again, pace)
             except BaseException as error:  # told to the reading thread by the next call
                 self._error = self._error or error
@@ -142,7 +144,7 @@ class _Pace:
     """Keeps a thread at ``rate`` bytes a second over any second; None: no limit."""
 
     def __init__(
-        self, rate: Optional[int], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+        self, rate: Optional[int], clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], Any] = time.sleep
     ) -> None:
         self._rate, self._clock, self._sleep = rate, clock, sleep
         self._free_at = clock()

@@ -71,7 +71,7 @@ def agents(pids: set[int]) -> set[int]:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            if b"livep2v" in Path(f"/proc/{pid}/cmdline").read_bytes() or b"base64" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"import sys,base64" in Path(f"/proc/{pid}/cmdline").read_bytes():  # how the bootstrap line starts Python
                 found.add(pid)
     return found
 

@@ -9,6 +9,7 @@
 docs/snapshot.md says why each step is where it is and what happens when it fails.
 """
 import gc
+import os
 import time
 from typing import Any, Callable, List, Optional, Sequence
 
@@ -24,6 +25,9 @@ from .guardian import Guardian
 from .tracker import Tracker
 
 INSTANT_TRIES = 6  # times that an instant which does not fit its budget is given up, thawed, and prepared better
+# nice value and disk priority. The copy gives way to the source's own work: without this a commit on a machine of two busy
+# processors waited 1.7 s for its turn during the bulk pass, longer than for the freeze. At the instant everybody waits for us.
+BACKGROUND, FOREGROUND = (10, 7), (-10, 0)
 SETTLE_TRIES = 4  # a group of blocks that is in flight each time counts as used whole
 STUCK_PASSES = 4  # passes in a row that do not shrink: the machine writes as fast as we copy
 BUDGET_SHARE = 0.35  # of --max-freeze for reading the last dirty blocks; the rest is for freezing, draining and the maps
@@ -55,6 +59,9 @@ class TrackedSnapshot:
         self.late_blocks = 0
         self._seen_overruns = 0
         self._closers: List[Callable[[], None]] = []
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        self._closers.append(lambda: kernel.priority(self._nice, 4))
+        kernel.priority(*BACKGROUND)
         try:
             self.readers: List[DiskReader] = []
             for disk in spec.disks:
@@ -149,6 +156,7 @@ class TrackedSnapshot:
         began = time.monotonic()
         began_at = frozen_at = thawed_at = 0.0
         try:
+            kernel.priority(*FOREGROUND)
             self._lock_memory()
             self.freezer.sync()  # last of all: what is dirty at the freeze is written while writers wait
             self.tracker.drain()
@@ -163,6 +171,7 @@ class TrackedSnapshot:
             finally:
                 ended = time.monotonic()
                 kernel.unlock_memory()
+                kernel.priority(*BACKGROUND)
                 gc.enable()
         self.late_blocks = late
         self.progress("frozen", {"at": frozen_at, "mountpoints": list(self.freezer.mountpoints)})

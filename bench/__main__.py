@@ -46,5 +46,3 @@ if __name__ == "__main__":
         sys.exit(main())
     except Livep2vError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

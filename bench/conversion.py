@@ -43,7 +43,8 @@ def rows(job: MainJob) -> list[tuple[str, str]]:
     if report.freeze_ms is not None:
         found.append(("file systems frozen, ms", f"{report.freeze_ms:.0f}"))
     found.append(("longest commit pause, ms", f"{job.longest_pause * 1000:.0f}"))
-    found.append(("rows committed / lost / too new / gaps", _proof(job)))
+    counts = (job.proof.before, len(job.proof.missing), len(job.proof.too_new), len(job.proof.gaps))
+    found.append(("rows committed / lost / too new / gaps", " / ".join(map(str, counts))))
     for disk in report.disks:
         ratio = (disk.sent_bytes - disk.resent_bytes) / disk.used_bytes if disk.used_bytes else 0.0
         allocated = (job.folder / disk.file).stat().st_blocks * 512
@@ -62,8 +63,3 @@ def rows(job: MainJob) -> list[tuple[str, str]]:
     if report.boot_check is not None:
         found.append((f"boot check ({report.boot_check.accelerator}), seconds", f"{report.boot_check.seconds:.0f}"))
     return found
-
-
-def _proof(job: MainJob) -> str:
-    proof = job.proof
-    return f"{proof.before} / {len(proof.missing)} / {len(proof.too_new)} / {len(proof.gaps)}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -22,35 +21,28 @@ RUNS = 10
 MIB = 1 << 20
 
 
-class Run(NamedTuple):
-    freeze_ms: float  # first freeze to first thaw
-    identical: bool  # used blocks equal the frozen device's, and e2fsck finds nothing
-    used: int  # bytes, by dumpe2fs
-    instant: Instant
-
-
 def measure(runs: int) -> Table:
-    found = [one() for _ in range(runs)]
-    copies = [run.instant.disks[0] for run in found]
-    right = sum(run.identical for run in found)
-    first = [(copy.sent - copy.resent) / run.used for run, copy in zip(found, copies, strict=True)]
+    times, right, used, instants = zip(*(one() for _ in range(runs)), strict=True)
+    copies = [instant.disks[0] for instant in instants]
+    first = [(copy.sent - copy.resent) / size for size, copy in zip(used, copies, strict=True)]
     return Table(
         f"Freeze: tracked snapshot of a loop device under a SQLite writer and file churn, {runs} runs",
         ("", "min / median / max"),
         (
-            ("file systems frozen, ms", spread([run.freeze_ms for run in found], ".0f")),
-            ("byte-identical where used, e2fsck clean", f"{right} of {runs}"),
-            ("used (dumpe2fs), MiB", spread([run.used / MIB for run in found], ".1f")),
+            ("file systems frozen, ms", spread(times, ".0f")),
+            ("byte-identical where used, e2fsck clean", f"{sum(right)} of {runs}"),
+            ("used (dumpe2fs), MiB", spread([size / MIB for size in used], ".1f")),
             ("sent before compression, MiB", spread([copy.sent / MIB for copy in copies], ".1f")),
             ("of it sent again, MiB", spread([copy.resent / MIB for copy in copies], ".1f")),
             ("(sent - again) / used", spread(first, ".3f")),
-            ("passes", spread([len(run.instant.passes) for run in found], ".0f")),
+            ("passes", spread([len(instant.passes) for instant in instants], ".0f")),
         ),
-        right == runs,
+        all(right),
     )
 
 
-def one() -> Run:
+def one() -> tuple[float, bool, int, Instant]:
+    """Milliseconds from freeze to thaw; whether the copy is the frozen device where that is used; bytes used; the account."""
     with tempfile.TemporaryDirectory(prefix="livep2v-bench-") as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         with loop_disk(folder) as disk, sqlite_writer(disk.mountpoint):
@@ -59,4 +51,4 @@ def one() -> Run:
         used = used_blocks(folder / "frozen.raw", folder)
         clean = subprocess.run(["e2fsck", "-fn", str(replica)], capture_output=True, check=False).returncode == 0
         same = differing(folder / "frozen.raw", replica, used) == 0
-        return Run(seconds * 1000, same and clean, sum(length for _, length in used), instant)
+        return seconds * 1000, same and clean, sum(length for _, length in used), instant

@@ -55,8 +55,7 @@ def measure(runs: int) -> Table:
             return seconds
 
         found = pairs(ours, theirs, runs)
-    total = sum(length for _, length in used)
-    title = f"Local image to dynamic VHD: {SIZE // MIB} MiB, {total // MIB} MiB used, the rest old data"
+    title = f"Local image to dynamic VHD: {SIZE >> 20} MiB, {sum(item[1] for item in used) >> 20} MiB used, the rest old data"
     table = compared(title, "livep2v", "qemu-img convert -O vpc", found, right)
     files = ("file on the host, MiB: livep2v, qemu-img", f"{sizes[0] / MIB:.0f}, {sizes[1] / MIB:.0f}")
     return table._replace(rows=(*table.rows, files, ("used blocks equal the image's", "yes" if right else "NO")))

@@ -33,16 +33,10 @@ def measure(runs: int) -> Table:
     with tempfile.TemporaryDirectory(prefix="livep2v-bench-") as name:
         folder = Path(name)
         replica = replicate(disk, folder, "replica", "raw")
-
-        def ours(number: int) -> float:
-            return repair(replica, folder / f"repair{number}")
-
-        def theirs(number: int) -> float:
-            return virt_v2v(replica.file)
-
         if shutil.which("virt-v2v"):
-            return compared(title, "livep2v", "virt-v2v -i disk -o null, until it copies", pairs(ours, theirs, runs), True)
-        seconds = [ours(number) for number in range(runs)]
+            found = pairs(lambda number: repair(replica, folder / f"{number}"), lambda _: virt_v2v(replica.file), runs)
+            return compared(title, "livep2v", "virt-v2v -i disk -o null, until it copies", found, True)
+        seconds = [repair(replica, folder / f"{number}") for number in range(runs)]
     return Table(
         title,
         ("", "min / median / max"),

@@ -10,20 +10,15 @@ from typing import NamedTuple
 from livep2v.host.local import LocalHost
 from livep2v.host.remote import RemoteSource
 from livep2v.host.target import parse
-from livep2v.model import Instant, Machine, Options, Plan
+from livep2v.model import Machine, Options, Plan
 from livep2v.plan import plan as decide
 
 
 class Replica(NamedTuple):
-    folder: Path  # of the job
+    file: Path  # its only disk
     machine: Machine
     plan: Plan
-    instant: Instant
     seconds: float  # from the start of the agent to the closed file
-
-    @property
-    def file(self) -> Path:
-        return self.folder / self.plan.snapshot.disks[0].file
 
 
 def replicate(image: Path, output: Path, name: str, image_format: str) -> Replica:
@@ -38,8 +33,8 @@ def replicate(image: Path, output: Path, name: str, image_format: str) -> Replic
         job = host.create_job(plan)
         for disk in plan.snapshot.disks:
             host.attach(host.create_disk(disk))
-        instant = source.copy(plan.snapshot, host.receiver(), lambda name, facts: None)
+        source.copy(plan.snapshot, host.receiver(), lambda name, facts: None)
         host.detach()
         seconds = time.monotonic() - started
         job.close()
-    return Replica(job.folder, machine, plan, instant, seconds)
+    return Replica(job.folder / plan.snapshot.disks[0].file, machine, plan, seconds)

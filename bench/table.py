@@ -17,12 +17,9 @@ class Table(NamedTuple):
 
     def __str__(self) -> str:
         """Markdown."""
-        lines = [f"### {self.title}", "", _row(self.header), "|" + "---|" * len(self.header), *map(_row, self.rows)]
-        return "\n".join(lines if self.ok else [*lines, "", "NOT RIGHT"])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.header, *self.rows)]
+        lines[1:1] = ["|" + "---|" * len(self.header)]
+        return "\n".join([f"### {self.title}", "", *lines, *([] if self.ok else ["", "NOT RIGHT"])])
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:

@@ -379,13 +379,14 @@ class Instant(NamedTuple):
     provider: str
     frozen_at: float  # the last file system was frozen then
     thawed_at: float  # the first was thawed then
-    freeze_ms: float  # first freeze to last thaw
+    freeze_ms: float  # of the instant: first freeze to last thaw
     disks: Tuple[DiskCopy, ...]
     passes: Tuple[CopyPass, ...] = ()
     late_blocks: int = 0  # used at the instant but never written while tracked (fallocate), copied while frozen
     overruns: int = 0
     mountpoints: Tuple[str, ...] = ()  # frozen, in the order of freezing
     not_frozen: Tuple[str, ...] = ()  # no FIFREEZE there (vfat): synced instead
+    pauses_ms: Tuple[float, ...] = ()  # every freeze of the job in order: settling, given-up instants, the instant
     wire_bytes: int = 0  # frames as sent, after compression
     peak_memory: int = 0  # bytes, resident, of the agent
 

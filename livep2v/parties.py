@@ -21,8 +21,8 @@ Progress = Callable[[str, dict[str, object]], None]  # (event name, facts); name
 class Sink(Protocol):
     """Takes the blocks of a snapshot, in the order in which they are read. A block that comes again replaces the older."""
 
-    def data(self, disk: int, offset: int, data: bytes) -> None:
-        """``data``: whole blocks, at most one chunk; blocks of zeros inside are sent as zero ranges."""
+    def data(self, disk: int, offset: int, data: bytes, deadline: float | None = None) -> bool:
+        """``data``: whole blocks, at most one chunk. False: there was no room before ``deadline`` (monotonic), nothing taken."""
 
     def flush(self) -> None:
         """Return when everything given so far has left this process."""

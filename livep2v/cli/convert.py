@@ -60,7 +60,7 @@ def convert(
         str, typer.Option("--max-freeze", help="Longest that file systems may be frozen.", metavar="TIME")
     ] = "1s",
     limit_rate: Annotated[
-        str | None, typer.Option("--limit-rate", help="Bytes per second read on the source, such as 50M.", metavar="RATE")
+        str | None, typer.Option("--limit-rate", help="Bytes per second sent, after compression, such as 50M.", metavar="RATE")
     ] = None,
     compress: Annotated[Compress, typer.Option("--compress", help="Compression on the way.")] = Compress.AUTO,
     boot_check: Annotated[

@@ -105,8 +105,8 @@ def explain(target: str, status: int, stderr: str) -> Livep2vError | None:
     line = next((text for text in stderr.splitlines() if text.startswith(MARK)), "")
     if not line:
         return None
-    _, kind, detail = (line.split(": ", 2) + ["", ""])[:3]
-    first, _, rest = detail.partition(" ")
+    kind, _, detail = line.removeprefix(f"{MARK}: ").partition(":")
+    first, _, rest = detail[1:].partition(" ")  # the user, or the system's ID: empty where there is no os-release
     if kind == "not-root":
         return NotRoot(target=target, user=first, reason=rest)
     if kind in ("none", "old", "lacks"):

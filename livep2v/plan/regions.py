@@ -98,6 +98,8 @@ def whole_reason(volume: Volume) -> str:
         if volume.needs_recovery:
             return "its journal is not replayed, so its map of used blocks may be wrong"
         return volume.detail or "its superblock could not be read"
+    if volume.kind == "unknown" and volume.detail:  # known by its magic number, but damaged: say what is wrong with it
+        return volume.detail
     return REASONS.get(volume.kind, "no used-block map for this kind yet")
 
 

@@ -45,14 +45,17 @@ class Sender:
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._thread.start()
 
-    def data(self, disk: int, offset: int, data: bytes) -> None:
-        """Whole blocks of ``disk`` at ``offset``, at most a chunk. Blocks while 32 MiB are on their way."""
+    def data(self, disk: int, offset: int, data: bytes, deadline: Optional[float] = None) -> bool:
+        """Whole blocks of ``disk`` at ``offset``, at most a chunk. Waits while 32 MiB are on their way; past ``deadline``
+        (monotonic) it gives up and returns False, with nothing taken."""
         with self._room:
             while self._in_flight + len(data) > IN_FLIGHT and self._in_flight and self._error is None:
-                self._room.wait()
+                if not self._room.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                    return False
             self._raise()
             self._in_flight += len(data)
         self._queue.put((disk, len(data), self.again, self._pool.submit(self._prepare, offset, data)))
+        return True
 
     def flush(self) -> None:
         """Return when everything has been handed to the receiver and the receiver has let it go."""

@@ -6,7 +6,6 @@ import contextlib
 import os
 import struct
 import subprocess
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,14 +107,13 @@ def damaged(image: Path, folder: Path, lie: Callable[[bytearray], None], seal: b
     return path
 
 
-def test_the_seal_is_that_of_e2fsprogs(image: Path, tmp_path: Path) -> None:
+def test_the_seal_is_that_of_e2fsprogs(image: Path) -> None:
     """What the lies below are sealed with is right: an unchanged superblock keeps its checksum, and has the feature."""
     with image.open("rb") as stream:
         stream.seek(AT)
         superblock = stream.read(1024)
     assert superblock[0x3FC:] == struct.pack("<I", crc32c(superblock[:0x3FC]))
     assert struct.unpack_from("<I", superblock, 0x64)[0] & 0x400, "metadata_csum"
-    assert zlib.crc32(b"") == 0
 
 
 def test_the_honest_image_travels_by_its_map(image: Path, tmp_path: Path) -> None:
@@ -128,7 +126,7 @@ def test_the_honest_image_travels_by_its_map(image: Path, tmp_path: Path) -> Non
 def test_a_superblock_with_lies_in_it(name: str, image: Path, tmp_path: Path) -> None:
     lie, words = LIES[name]
     liar = damaged(image, tmp_path, lie, seal=True)
-    plan, warnings, replica = copied(liar, tmp_path / "out")
+    _, warnings, replica = copied(liar, tmp_path / "out")
     subprocess.run(["cmp", str(liar), str(replica)], check=True)
     mine = [text for text in warnings if words in text]
     assert mine and "copied whole" in mine[0] and "#1" in mine[0], warnings
@@ -193,9 +191,12 @@ def test_a_running_disk_that_cannot_be_read(tmp_path: Path) -> None:
                 os.truncate(disk.file, 60 * MIB)
 
         try:
-            with receiving(tmp_path, disk.size, disk.name) as (receiver, _, _):
-                with contextlib.closing(source), pytest.raises(SourceReadError) as caught:
-                    source.copy(disk.spec(limit_rate=5 << 20, compress="none"), receiver, progress)
+            with (
+                receiving(tmp_path, disk.size, disk.name) as (receiver, _, _),
+                contextlib.closing(source),
+                pytest.raises(SourceReadError) as caught,
+            ):
+                source.copy(disk.spec(limit_rate=5 << 20, compress="none"), receiver, progress)
         finally:
             os.truncate(disk.file, whole)
         assert not is_frozen(disk.mountpoint)

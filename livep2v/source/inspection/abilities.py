@@ -9,6 +9,7 @@ from ...model import Abilities
 from .tree import Tree
 
 TRACEFS_PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+CAP_SYS_ADMIN = 1 << 21  # linux/capability.h
 EVENT = "events/block/block_rq_complete/format"
 
 
@@ -35,8 +36,18 @@ def _chosen(text: str) -> str:
     return text.partition("[")[2].partition("]")[0]
 
 
+def _may_administer(tree: Tree) -> bool:
+    """Tracing, mounting and FIFREEZE all need CAP_SYS_ADMIN, and not every root has it."""
+    for line in tree.text("/proc/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & CAP_SYS_ADMIN)
+    return True
+
+
 def tracefs(tree: Tree, is_root: bool, lockdown: str) -> Tuple[str, str]:
     """Where block events can be read: a folder, "mountable" for our own mount namespace, or "" and why not."""
+    if is_root and not _may_administer(tree):
+        return "", "root lacks CAP_SYS_ADMIN here, as in a container; log in to the machine itself"
     for place in TRACEFS_PLACES:
         if tree.exists(place + "/" + EVENT):
             return place, ""

@@ -66,9 +66,12 @@ class Copier:
                 length = min(count * BLOCK, size - first * BLOCK)
                 data = reader.read(first * BLOCK, length)
                 reading += time.monotonic() - before
+                if not self.sender.data(number, first * BLOCK, data, deadline):
+                    if clear is not None:
+                        clear[number][first:first + count] = b"\1" * count
+                    return -1
                 self._resent[number] += sum(cover.copied[first:first + count])
                 cover.copied[first:first + count] = b"\1" * count
-                self.sender.data(number, first * BLOCK, data)
                 blocks += count
                 self._done += length
                 if deadline is None:  # nothing is told while frozen

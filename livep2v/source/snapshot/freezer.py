@@ -46,6 +46,8 @@ class Freezer:
         self.not_frozen: Tuple[str, ...] = ()
         self._frozen: List[_Target] = []
         self._armed = False
+        self._began = 0.0
+        self.pauses_ms: List[float] = []  # how long each freeze kept writers waiting
 
     @property
     def mountpoints(self) -> Tuple[str, ...]:
@@ -61,6 +63,7 @@ class Freezer:
         """Freeze all; the watchdog thaws ``limit`` seconds from now. Raises FreezeError with nothing left frozen."""
         self._guardian.arm([target.fd for target in reversed(self._targets)], limit)
         self._armed = True
+        self._began = time.monotonic()
         not_frozen = []
         try:
             for target in self._targets:
@@ -85,6 +88,7 @@ class Freezer:
         self._frozen = []
         if self._armed:
             self._armed = False
+            self.pauses_ms.append((time.monotonic() - self._began) * 1000)
             try:
                 self._guardian.disarm()
             except Exception:

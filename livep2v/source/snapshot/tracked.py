@@ -13,7 +13,7 @@ import os
 import time
 from typing import Any, Callable, List, Optional, Sequence
 
-from ...errors import NotConverging, SnapshotIncomplete
+from ...errors import NotConverging, SnapshotIncomplete, TrackingUnavailable
 from ...model import BLOCK, CopyPass, Instant, Mount, SnapshotSpec
 from .. import kernel
 from ..diskio import DiskReader
@@ -32,6 +32,7 @@ SETTLE_TRIES = 4  # a group of blocks that is in flight each time counts as used
 STUCK_PASSES = 4  # passes in a row that do not shrink: the machine writes as fast as we copy
 BUDGET_SHARE = 0.35  # of --max-freeze for reading the last dirty blocks; the rest is for freezing, draining and the maps
 DEADLINE_SHARE = 0.85  # of --max-freeze after which an instant is given up: thawing takes the rest
+MAX_RESCANS = 6  # after lost events; each reads the whole of what was copied, and may lose events again, for ever
 SMALL = 24  # blocks (1.5 MiB): a pass this short is not worth repeating
 OVERHEAD = 0.0008  # s a chunk: one O_DIRECT read of 64 KiB on a disk that has to seek is 5 ms, on a cached one 0.2 ms
 
@@ -58,6 +59,7 @@ class TrackedSnapshot:
         self.passes: List[CopyPass] = []
         self.late_blocks = 0
         self._seen_overruns = 0
+        self._rescans = 0
         self._closers: List[Callable[[], None]] = []
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._closers.append(lambda: kernel.priority(self._nice, 4))
@@ -184,6 +186,7 @@ class TrackedSnapshot:
             provider="tracked", frozen_at=frozen_at, thawed_at=thawed_at, freeze_ms=(ended - began) * 1000,
             disks=tuple(self.copier.totals()), passes=tuple(self.passes), late_blocks=late,
             overruns=self.tracker.overruns, mountpoints=self.freezer.mountpoints, not_frozen=self.freezer.not_frozen,
+            pauses_ms=tuple(self.freezer.pauses_ms),
             peak_memory=peak_memory(),
         )
 
@@ -260,6 +263,12 @@ class TrackedSnapshot:
     def _rescan_if_lost(self) -> None:
         """Lost events are no error: all copied blocks are read again and compared by digest, and the maps read anew."""
         while self.tracker.overruns > self._seen_overruns:
+            if self._rescans == MAX_RESCANS:
+                raise TrackingUnavailable(
+                    reason="a trace ring of {} KiB per CPU went on losing events, through {} comparisons of all blocks; try "
+                    "at a quieter time".format(self.spec.tracker_buffer_kib, MAX_RESCANS)
+                )
+            self._rescans += 1
             self._seen_overruns = self.tracker.overruns
             for cover in self.covers:
                 cover.forget()

@@ -47,7 +47,8 @@ class Livep2vError(Exception):
         super().__init__(facts)
         self.facts = facts
         for key, value in facts.items():
-            setattr(self, key, value)
+            if not hasattr(type(self), key):  # facts may come from the other side: they never change an exit code or message
+                setattr(self, key, value)
 
     def __str__(self) -> str:
         return self.msg.format(**self.facts)
@@ -227,12 +228,12 @@ def to_wire(error: Livep2vError) -> Dict[str, Any]:
 def from_wire(data: Dict[str, Any]) -> Livep2vError:
     """The error that :func:`to_wire` wrote; a class or a message this version does not know becomes an AgentError."""
     cls = all_errors().get(str(data.get("type")))
-    facts = dict(data.get("facts") or {})
-    if cls is not None:
-        error = cls(**facts)
+    facts = data.get("facts")
+    if cls is not None and isinstance(facts, dict):
         try:
+            error = cls(**facts)
             str(error)
             return error
-        except (KeyError, IndexError, ValueError):
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             pass
     return AgentError(target="the source", reason="{} {}".format(data.get("type"), facts))

@@ -3,11 +3,13 @@ transfer send only what differs. A file beside the disk, mapped into memory, so 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import shutil
 from pathlib import Path
 
-from ..errors import ImageError, ProtocolError
+from ..errors import HostDiskFull, ImageError, ProtocolError
 from ..model import BLOCK, DIGEST_SIZE
 
 
@@ -21,11 +23,16 @@ class DigestMap:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
-                os.ftruncate(fd, self.blocks * DIGEST_SIZE)
+                # Room for all of it now: a page of a sparse mapping that finds the disk full is a SIGBUS, not an error.
+                os.posix_fallocate(fd, 0, self.blocks * DIGEST_SIZE)
                 self._map = mmap.mmap(fd, self.blocks * DIGEST_SIZE)
             finally:
                 os.close(fd)
         except OSError as error:
+            path.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = shutil.disk_usage(path.parent).free
+                raise HostDiskFull(path=path, needed=self.blocks * DIGEST_SIZE, free=free) from error
             raise ImageError(path=path, reason=error.strerror) from error
 
     def _range(self, offset: int, length: int) -> slice:

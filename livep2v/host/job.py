@@ -8,6 +8,7 @@
       boot.png       what its screen showed at the end of the boot check
       report.json    model.Report, written at the end
       logs/          livep2v.log, events.jsonl, serial.log and other logs
+      .reserve       while it runs: room in which to write the report of a failure that a full disk is the cause of
       RUNNING        while the conversion runs; one that is left over says that livep2v was killed
       FAILED.txt     why it failed and what may be deleted
 """
@@ -27,6 +28,8 @@ from ..model import Report, to_json
 RUNNING = "RUNNING"
 FAILED = "FAILED.txt"
 REPORT = "report.json"
+RESERVE = ".reserve"
+RESERVE_SIZE = 512 << 10  # bytes; report.json of a machine with one disk and 60 services has 60 KiB
 START = "start.sh"
 FREQUENT_EVENTS = ("bytes", "boot")  # many a second; the log keeps the others
 
@@ -68,6 +71,7 @@ class Job:
 
     def finish(self, report: Report) -> None:
         """The job is good: write the report and take the RUNNING mark away."""
+        (self.folder / RESERVE).unlink(missing_ok=True)
         self._write_report(report)
         (self.folder / RUNNING).unlink(missing_ok=True)
         self.close()
@@ -75,6 +79,7 @@ class Job:
     def fail(self, report: Report) -> None:
         """Make the failure visible: ``report.error`` says why. The start script stays only where the VM has been tried, so
         that what was never proven to boot does not look as if it were. Works as far as it can on a full disk."""
+        (self.folder / RESERVE).unlink(missing_ok=True)
         if report.boot_check is None:
             self.start_script.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -118,6 +123,8 @@ def create(output: Path, name: str) -> Job:
             f"livep2v, process {os.getpid()}, began on {started}. If it is gone, it was killed: what is in this folder "
             "is not a finished VM, delete the whole folder.\n"
         )
+        with contextlib.suppress(OSError), (folder / RESERVE).open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, RESERVE_SIZE)
         return Job(folder)
     except OSError as error:
         raise HostError(reason=f"the job folder {folder} cannot be filled: {error.strerror}") from error

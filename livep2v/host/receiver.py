@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import DigestMismatch, FormatError, ProtocolError
 from ..formats import zstd
-from ..model import BLOCK, DIGEST_SIZE
+from ..model import BLOCK, CHUNK, DIGEST_SIZE
 from ..wire import codecs
 from .digestmap import DigestMap
 from .image.base import Image
@@ -60,12 +60,16 @@ class ImageReceiver:
 
     def zero(self, disk: int, offset: int, length: int) -> None:
         self._bounds(disk, offset, length)
+        if length > CHUNK:
+            raise ProtocolError(reason=f"a range of zeros of {length} bytes")
         self._reserve(0)
         self._queue.put(_Write(disk, offset, length, bytes(-(-length // BLOCK) * DIGEST_SIZE), None))
 
     def digests(self, disk: int, offset: int, length: int) -> bytes:
-        """Waits until everything given before has been written."""
+        """Waits until everything given before has been written. At most 64 MiB of the disk at once."""
         self._bounds(disk, offset, length)
+        if length > 64 * CHUNK:
+            raise ProtocolError(reason=f"digests of {length} bytes at once")
         self.flush()
         return self._disks[disk].digests.get(offset, length)
 

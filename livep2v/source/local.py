@@ -31,7 +31,7 @@ class LocalSource:
             return offline.copy(spec, host, progress, self._cancelled)
         if spec.provider != "tracked" or self._guardian is None:
             raise UsageError(reason="{}: no such snapshot provider for this source".format(spec.provider))
-        return tracked.copy(spec, mounts_of(spec), host, progress, self._cancelled, self._guardian)
+        return tracked.copy(spec, lambda: mounts_of(spec), host, progress, self._cancelled, self._guardian)
 
     def close(self) -> None:
         if self._guardian is not None:

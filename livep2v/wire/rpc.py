@@ -48,7 +48,7 @@ def parse(frame: frames.Frame) -> Dict[str, Any]:
     """The JSON object of a control frame. Raises ProtocolError."""
     try:
         value = json.loads(frame.payload.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(reason="control frame without JSON: {}".format(error))
     if not isinstance(value, dict):
         raise ProtocolError(reason="control frame with {}".format(type(value).__name__))

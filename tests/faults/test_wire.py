@@ -118,7 +118,7 @@ def test_a_receiver_that_is_full_lets_its_caller_go(tmp_path: Path) -> None:
     """The caller waits for room among 48 MiB in flight; the error has to wake it."""
     block = os.urandom(MIB)
     with receiving(tmp_path, 256 * MIB) as (receiver, held, _):
-        def slow(offset: int, data: bytes) -> None:
+        def slow(offset: int, data: bytes | memoryview) -> None:
             threading.Event().wait(1.0)
             raise HostDiskFull(path="disk", needed=len(data), free=0)
 

@@ -15,7 +15,8 @@ from livep2v.host.image import create
 from livep2v.host.receiver import Held, ImageReceiver
 from livep2v.model import Instant, SnapshotSpec
 from livep2v.source.local import LocalSource
-from livep2v.source.snapshot import freezer
+from livep2v.source.snapshot import freezer, tracker
+from livep2v.source.snapshot.tracked import TrackedSnapshot
 from tests.support.loopdisk import LoopDisk, loop_disk, sqlite_writer, used_blocks
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="freezing needs root")
@@ -99,3 +100,68 @@ def test_copy_equals_the_frozen_device(run: int, tmp_path: Path, monkeypatch: py
     count, last = base.execute("select count(*), max(n) from ledger").fetchone()
     base.close()
     assert count == last > 0
+
+
+def test_events_lost_just_before_the_freeze_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The polling thread may be the one that sees the loss: the instant must not go by what its own look says."""
+    with loop_disk(tmp_path, fill=60 << 20) as disk:
+        victim = disk.mountpoint / "victim"
+        victim.write_bytes(os.urandom(24 << 20))
+        bursts = []
+
+        def burst(self: TrackedSnapshot) -> None:
+            if not bursts:
+                bursts.append(1)
+                subprocess.run(
+                    ["dd", "if=/dev/urandom", f"of={victim}", "bs=4k", "count=6000", "oflag=direct", "conv=notrunc", "status=none"],
+                    check=True,
+                )
+                time.sleep(0.2)  # the polling thread has looked
+
+        monkeypatch.setattr(TrackedSnapshot, "_lock_memory", burst)
+        monkeypatch.setattr(tracker, "POLL", 0.15)
+        spec = disk.spec(hard_limit=60.0, tracker_buffer_kib=4)
+        instant, replica, _ = take(tmp_path, disk, spec, monkeypatch)
+    assert bursts and instant.overruns >= 1
+    assert differing(tmp_path / "frozen.raw", replica, used_blocks(tmp_path / "frozen.raw", tmp_path)) == 0
+
+
+def test_what_is_mounted_during_the_copy_is_frozen_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was mounted when it began can be unmounted meanwhile."""
+    with loop_disk(tmp_path, 128 << 20, 20 << 20) as disk:
+        again = tmp_path / "again"
+        again.mkdir()
+        subprocess.run(["umount", str(disk.mountpoint)], check=True)
+        real = TrackedSnapshot.bulk
+
+        def bulk(self: TrackedSnapshot) -> None:
+            real(self)
+            subprocess.run(["mount", disk.path, str(again)], check=True)
+            (again / "new").write_bytes(os.urandom(3 << 20))
+
+        monkeypatch.setattr(TrackedSnapshot, "bulk", bulk)
+        try:
+            instant, replica, _ = take(tmp_path, disk, disk.spec(hard_limit=60.0), monkeypatch)
+            assert instant.mountpoints == (str(again),)
+            subprocess.run(["umount", str(again)], check=True)  # nothing of ours holds it
+        finally:
+            subprocess.run(["mount", disk.path, str(disk.mountpoint)], check=True)
+    assert differing(tmp_path / "frozen.raw", replica, used_blocks(tmp_path / "frozen.raw", tmp_path)) == 0
+    subprocess.run(["e2fsck", "-fn", str(replica)], check=True, capture_output=True)
+
+
+def test_a_mount_point_can_be_unmounted_during_the_bulk_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loop_disk(tmp_path, 128 << 20, 20 << 20) as disk:
+        real = TrackedSnapshot.bulk
+
+        def bulk(self: TrackedSnapshot) -> None:
+            subprocess.run(["umount", str(disk.mountpoint)], check=True)
+            real(self)
+
+        monkeypatch.setattr(TrackedSnapshot, "bulk", bulk)
+        try:
+            instant, replica, _ = take(tmp_path, disk, disk.spec(hard_limit=60.0), monkeypatch)
+        finally:
+            subprocess.run(["mount", disk.path, str(disk.mountpoint)], check=True)
+    assert instant.mountpoints == ()
+    subprocess.run(["e2fsck", "-fn", str(replica)], check=True, capture_output=True)

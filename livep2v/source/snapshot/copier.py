@@ -70,7 +70,7 @@ class Copier:
                     if clear is not None:
                         clear[number][first:first + count] = b"\1" * count
                     return -1
-                self._resent[number] += sum(cover.copied[first:first + count])
+                self._resent[number] += cover.copied[first:first + count].count(1)
                 cover.copied[first:first + count] = b"\1" * count
                 blocks += count
                 self._done += length
@@ -115,8 +115,8 @@ class Copier:
         answer = []
         for number, disk in enumerate(self.disks):
             cover, sums = self.covers[number], self.sender.totals(number)
-            left_out = sum(cover.left_out) * BLOCK
-            used = sum(cover.wanted) * BLOCK
+            left_out = cover.left_out.count(1) * BLOCK
+            used = cover.wanted.count(1) * BLOCK
             answer.append(DiskCopy(
                 name=disk.name, used=used, sent=sums.sent, zero=sums.zero, resent=self._resent[number] * BLOCK,
                 left_out=left_out, free=max(0, disk.size - used - left_out),

@@ -7,59 +7,64 @@
 A block that straddles two regions is wanted if either side wants it, and left out only if both sides leave it out.
 """
 
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ...errors import FormatError
 from ...model import BLOCK, CHUNK_BLOCKS, Action, Extent, PlanDisk, Region
 from .. import usedmap
 
 Read = Callable[[int, int], bytes]
+PAGE = 4096  # bytes of metadata kept together
+PAGES = BLOCK // PAGE
 STILL_TRIES = 5  # times that a metadata block seen written while it was read is read again
 
 
 class MetadataCache:
-    """Blocks of metadata as they were last read. ``moved`` (of the tracker) tells which have to be read again.
+    """Pages of metadata as they were last read. ``moved`` (of the tracker) tells which blocks have been written since.
 
-    What was not written since cannot have changed, so the map at the instant costs only the few bitmaps that moved: on a
-    disk of 1 TiB 32 MiB of bitmaps would be read while everything is frozen otherwise.
+    What was not written cannot have changed, so the map at the instant costs only the few bitmaps that moved: on a disk of
+    1 TiB 32 MiB of bitmaps would be read while everything is frozen otherwise. Pages, not blocks, are kept: without flex_bg
+    each bitmap lies in a block of its own, and a disk of 1 TiB would take 512 MiB of the source's memory.
     """
 
     def __init__(self, read: Read, size: int, moved: bytearray) -> None:
         self._read = read
         self._size = size
         self._moved = moved
-        self._blocks: Dict[int, bytes] = {}
+        self._pages: Dict[int, bytes] = {}
+        self._kept: Set[int] = set()  # blocks of which pages are kept
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self._size:
             raise FormatError(what="a structure", offset=offset, reason="{} bytes reach past the disk".format(length))
         if length == 0:
             return b""
-        first, last = offset // BLOCK, (offset + length - 1) // BLOCK
-        stale = [number for number in range(first, last + 1) if self._moved[number] or number not in self._blocks]
-        for start, count in runs_of(stale):
-            self._moved[start:start + count] = bytes(count)  # clear, then read: the same rule as for the copy itself
-            end = min((start + count) * BLOCK, self._size)
-            data = self._read(start * BLOCK, end - start * BLOCK)
+        for block in range(offset // BLOCK, (offset + length - 1) // BLOCK + 1):
+            if self._moved[block]:
+                self._moved[block] = 0  # clear, then read: the same rule as for the copy itself
+                for page in range(block * PAGES, (block + 1) * PAGES):
+                    self._pages.pop(page, None)
+        first, last = offset // PAGE, (offset + length - 1) // PAGE
+        for start, count in runs_of([page for page in range(first, last + 1) if page not in self._pages]):
+            data = self._read(start * PAGE, min((start + count) * PAGE, self._size) - start * PAGE)
             for index in range(count):
-                self._blocks[start + index] = data[index * BLOCK:(index + 1) * BLOCK]
-        if first == last:
-            at = offset - first * BLOCK
-            return self._blocks[first][at:at + length]
-        joined = b"".join(self._blocks[number] for number in range(first, last + 1))
-        return joined[offset - first * BLOCK:offset - first * BLOCK + length]
+                self._pages[start + index] = data[index * PAGE:(index + 1) * PAGE]
+                self._kept.add((start + index) // PAGES)
+        joined = b"".join([self._pages[page] for page in range(first, last + 1)])
+        return joined[offset - first * PAGE:offset - first * PAGE + length]
 
     def moved(self, offset: int, length: int) -> bool:
         """True where a write has been seen since the range was read."""
-        return any(self._moved[offset // BLOCK:(offset + length - 1) // BLOCK + 1])
+        return b"\1" in self._moved[offset // BLOCK:(offset + length - 1) // BLOCK + 1]
 
     def stale(self) -> bool:
         """True where a block that is kept here has been written since."""
-        return any(self._moved[number] for number in self._blocks)
+        return any(self._moved[number] for number in self._kept)
 
     def forget(self) -> None:
         """Everything has to be read again: the tracker lost events."""
-        self._blocks.clear()
+        self._pages.clear()
+        self._kept.clear()
 
 
 def runs_of(numbers: List[int]) -> Iterator[Tuple[int, int]]:

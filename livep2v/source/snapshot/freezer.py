@@ -3,11 +3,14 @@
 Freeze in reverse mount order, those on loop devices first (freezing a loop file system after the one its file lives in hangs
 for ever, open-vm-tools issue 6), thaw in mount order and repeat FITHAW until it errors: the rule of qemu's guest agent
 (qga/commands-linux.c). What knows no FIFREEZE (vfat) is synced instead.
+
+Mount points are held open only around a freeze: an administrator may mount and unmount during a copy of hours, and what is
+mounted at the instant is what has to be frozen.
 """
 import errno
 import os
 import time
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from ...errors import FreezeError
 from ...model import Mount
@@ -23,36 +26,39 @@ class _Target(NamedTuple):
 
 
 class Freezer:
-    """Opens the mount points at once: while frozen, no path is looked up."""
+    """Use: :meth:`open`, :meth:`sync`, :meth:`freeze`, :meth:`thaw`, :meth:`release`. While frozen, no path is looked up."""
 
-    def __init__(self, mounts: Sequence[Mount], guardian: Guardian) -> None:
-        """``mounts``: those on the chosen disks. Each file system is taken once, at its first mount point."""
+    def __init__(self, mounts: Callable[[], Sequence[Mount]], guardian: Guardian) -> None:
+        """``mounts``: tells what is mounted on the chosen disks now."""
+        self._mounts = mounts
         self._guardian = guardian
-        first: Dict[str, Mount] = {}
-        for mount in sorted(mounts, key=lambda item: item.order):
-            first.setdefault(mount.devno, mount)
         self._targets: List[_Target] = []
-        loops = [item for item in first.values() if item.device.startswith("/dev/loop")]
-        others = [item for item in first.values() if not item.device.startswith("/dev/loop")]
-        for mount in sorted(loops, key=_newest) + sorted(others, key=_newest):
-            try:
-                fd = os.open(mount.mountpoint, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-            except NotADirectoryError:
-                fd = os.open(mount.mountpoint, os.O_RDONLY | os.O_CLOEXEC)  # a bind-mounted file
-            except OSError as error:
-                self.close()
-                raise FreezeError(mountpoint=mount.mountpoint, reason=error.strerror)
-            self._targets.append(_Target(mount.mountpoint, fd))
-        self.not_frozen: Tuple[str, ...] = ()
         self._frozen: List[_Target] = []
         self._armed = False
         self._began = 0.0
+        self.mountpoints: Tuple[str, ...] = ()  # frozen last time, in the order of freezing
+        self.not_frozen: Tuple[str, ...] = ()
         self.pauses_ms: List[float] = []  # how long each freeze kept writers waiting
 
-    @property
-    def mountpoints(self) -> Tuple[str, ...]:
-        """Frozen last time, in the order of freezing."""
-        return tuple(target.mountpoint for target in self._targets if target.mountpoint not in self.not_frozen)
+    def open(self) -> None:
+        """Open the mount point of each file system, in the order of freezing. Raises FreezeError where one is out of reach."""
+        self.release()
+        by_device: Dict[str, List[Mount]] = {}
+        for mount in sorted(self._mounts(), key=lambda item: item.order):
+            by_device.setdefault(mount.devno, []).append(mount)
+        loops = [places for places in by_device.values() if places[0].device.startswith("/dev/loop")]
+        others = [places for places in by_device.values() if not places[0].device.startswith("/dev/loop")]
+        try:
+            for places in sorted(loops, key=_newest) + sorted(others, key=_newest):
+                self._targets.append(_open(places))
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go of the mount points, so that they can be unmounted."""
+        while self._targets:
+            os.close(self._targets.pop().fd)
 
     def sync(self) -> None:
         """Write back everything dirty, so that the freeze after it has little left to write while it blocks writers."""
@@ -60,18 +66,22 @@ class Freezer:
             kernel.syncfs(target.fd)
 
     def freeze(self, limit: float) -> None:
-        """Freeze all; the watchdog thaws ``limit`` seconds from now. Raises FreezeError with nothing left frozen."""
+        """Freeze all that is open; the watchdog thaws ``limit`` seconds from now. Raises FreezeError, with nothing left
+        frozen."""
         self._guardian.arm([target.fd for target in reversed(self._targets)], limit)
         self._armed = True
         self._began = time.monotonic()
-        not_frozen = []
+        frozen, not_frozen = [], []
         try:
             for target in self._targets:
+                if time.monotonic() - self._began > limit:
+                    raise FreezeError(mountpoint=target.mountpoint, reason="the others took {:g} s already".format(limit))
                 try:
                     kernel.freeze(target.fd)
                     self._frozen.append(target)
+                    frozen.append(target.mountpoint)
                 except OSError as error:
-                    if error.errno == errno.EBUSY:  # somebody else froze it: it is still, but its thaw is not ours
+                    if error.errno == errno.EBUSY:  # it is still, but its thaw is not ours
                         raise FreezeError(mountpoint=target.mountpoint, reason="it is frozen already, by somebody else")
                     if error.errno not in NO_FREEZE:
                         raise FreezeError(mountpoint=target.mountpoint, reason=error.strerror)
@@ -80,7 +90,7 @@ class Freezer:
         except BaseException:
             self.thaw(quiet=True)
             raise
-        self.not_frozen = tuple(not_frozen)
+        self.mountpoints, self.not_frozen = tuple(frozen), tuple(not_frozen)
 
     def thaw(self, quiet: bool = False) -> None:
         """Thaw what :meth:`freeze` froze. Raises FreezeTimeout where the watchdog was faster (not if ``quiet``)."""
@@ -97,18 +107,45 @@ class Freezer:
 
     def settle(self, limit: float) -> float:
         """Freeze and thaw once: journals reach their final place, allocation maps on disk become exact. Returns seconds."""
-        self.sync()
-        start = time.monotonic()
-        self.freeze(limit)
-        self.thaw()
-        return time.monotonic() - start
+        self.open()
+        try:
+            self.sync()
+            self.freeze(limit)
+            self.thaw()
+        finally:
+            self.release()
+        return self.pauses_ms[-1] / 1000
+
+    def flush(self) -> None:
+        """:meth:`sync`, without keeping anything open."""
+        self.open()
+        try:
+            self.sync()
+        finally:
+            self.release()
 
     def close(self) -> None:
         self.thaw(quiet=True)
-        for target in self._targets:
-            os.close(target.fd)
-        self._targets = []
+        self.release()
 
 
-def _newest(mount: Mount) -> int:
-    return -mount.order
+def _open(places: Sequence[Mount]) -> _Target:
+    """The first mount point of a file system that really leads to it: another may be mounted over it."""
+    reason = "it is hidden under another mount"
+    for mount in places:
+        try:
+            # O_NONBLOCK: a file or FIFO may be bind-mounted there
+            fd = os.open(mount.mountpoint, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            reason = str(error.strerror)
+            continue
+        major, minor = mount.devno.split(":")
+        # btrfs has a device number of its own for each subvolume; there the path is believed
+        if mount.fstype == "btrfs" or os.fstat(fd).st_dev == os.makedev(int(major), int(minor)):
+            return _Target(mount.mountpoint, fd)
+        os.close(fd)
+    raise FreezeError(mountpoint=places[0].mountpoint, reason=reason)
+
+
+def _newest(places: Sequence[Mount]) -> int:
+    return -places[0].order

@@ -26,6 +26,9 @@ MAX_FDS = 250  # SCM_MAX_FD is 253
 REPLY_TIMEOUT = 5.0
 
 
+REPEAT = 1.0  # s between two thaws after the limit, until the agent disarms: a slow freeze may succeed after the first
+
+
 def thaw_all(fds: Sequence[int]) -> int:
     """FITHAW each until it errors (a file system frozen twice needs two). Returns how many were thawed."""
     thawed = 0
@@ -37,6 +40,20 @@ def thaw_all(fds: Sequence[int]) -> int:
             except OSError:
                 break
     return thawed
+
+
+def _thaw_apart(fds: Sequence[int]) -> None:
+    """Thaw each in a process of its own: FITHAW waits, uninterruptibly, while its file system is still being frozen, and that
+    freeze may itself wait for one of the others."""
+    for fd in fds:
+        try:
+            child = os.fork()
+        except OSError:
+            thaw_all([fd])
+            continue
+        if child == 0:
+            thaw_all([fd])
+            os._exit(0)
 
 
 class Guardian:
@@ -70,7 +87,7 @@ class Guardian:
             raise FreezeTimeout(limit_s=self._limit)
 
     def remember(self, name: str, parent_fd: int) -> None:
-        """Remove this tracing instance if the agent ends without doing so."""
+        """Remove this tracing instance, which may not exist yet, if the agent ends without doing so."""
         self._ask(b"I" + name.encode("ascii"), [parent_fd])
 
     def _ask(self, message: bytes, fds: List[int]) -> bytes:
@@ -97,6 +114,7 @@ class Guardian:
 def _prepare() -> None:
     """Own session, deaf to signals, last in the queue of the OOM killer, in RAM, and with no file of the agent's."""
     os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # thawing children need no waiting for
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     try:
@@ -135,8 +153,8 @@ def _guard(sock: socket.socket) -> None:
         wait = max(0.0, deadline - time.monotonic()) if deadline else None
         ready, _, _ = select.select([sock], [], [], wait)
         if not ready:
-            thaw_all(frozen)
-            deadline, fired = 0.0, True
+            _thaw_apart(frozen)
+            deadline, fired = time.monotonic() + REPEAT, True
             continue
         try:
             message, fds = kernel.receive_fds(sock, 200, MAX_FDS)
@@ -161,6 +179,6 @@ def _guard(sock: socket.socket) -> None:
             sock.send(answer)
         except OSError:
             pass  # the agent has died: the next receive says so
-    thaw_all(frozen)
+    _thaw_apart(frozen)
     for name, parent in instances:
         remove(name, parent)

@@ -5,7 +5,7 @@ from typing import Any, Callable, List
 
 from ...errors import FormatError, SourceReadError
 from ...formats.vhd import VhdReader
-from ...model import CopyPass, Instant, PlanDisk, SnapshotSpec
+from ...model import BLOCK, CopyPass, Instant, PlanDisk, SnapshotSpec
 from ..diskio import DiskReader
 from ..sender import Sender
 from .copier import Copier, Progress, peak_memory
@@ -56,7 +56,7 @@ def copy(spec: SnapshotSpec, receiver: Any, progress: Progress, cancelled: Calla
                 progress("warning", {"text": "{}: {}".format(doubt.path, doubt.text)})
         copier = Copier(spec.disks, readers, covers, sender, progress, cancelled)
         marks = [cover.missing() for cover in covers]
-        copier.begin("copying used blocks", sum(map(sum, marks)) << 16)
+        copier.begin("copying used blocks", sum(one.count(1) for one in marks) * BLOCK)
         clock = time.monotonic()
         blocks = copier.copy(marks)
         sender.flush()

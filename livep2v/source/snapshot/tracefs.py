@@ -6,7 +6,7 @@ machine never sees the mount, and the kernel drops it with our last file.
 import os
 import socket
 import time
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from ...errors import TrackingUnavailable
 from .. import kernel
@@ -71,8 +71,9 @@ def _mounted_by_child() -> int:
 class Instance:
     """``instances/livep2v-PID``: buffers that nobody else reads, gone with :meth:`close`."""
 
-    def __init__(self, buffer_kib: int) -> None:
-        """``buffer_kib``: ring size per CPU. Raises TrackingUnavailable."""
+    def __init__(self, buffer_kib: int, remember: Optional[Callable[[str, int], None]] = None) -> None:
+        """``buffer_kib``: ring size per CPU; ``remember(name, parent_fd)``: told before it is made, for the watchdog. Raises
+        TrackingUnavailable."""
         base = find()
         self.name = "{}{}".format(PREFIX, os.getpid())
         try:
@@ -80,6 +81,8 @@ class Instance:
         except OSError as error:
             raise TrackingUnavailable(reason="{}/instances: {}".format(base, error.strerror))
         self.path = "/proc/self/fd/{}/{}".format(self.parent_fd, self.name)
+        if remember is not None:
+            remember(self.name, self.parent_fd)
         try:
             os.mkdir(self.name, dir_fd=self.parent_fd)
         except OSError as error:

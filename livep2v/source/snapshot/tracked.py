@@ -47,7 +47,7 @@ class TrackedSnapshot:
     def __init__(
         self,
         spec: SnapshotSpec,
-        mounts: Sequence[Mount],
+        mounts: Callable[[], Sequence[Mount]],
         receiver: Any,
         progress: Progress,
         cancelled: Callable[[], bool],
@@ -60,20 +60,20 @@ class TrackedSnapshot:
         self.late_blocks = 0
         self._seen_overruns = 0
         self._rescans = 0
+        self._map_seconds = 0.0  # that the last look at the used-block maps took
         self._closers: List[Callable[[], None]] = []
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
         self._closers.append(lambda: kernel.priority(self._nice, 4))
-        kernel.priority(*BACKGROUND)
         try:
             self.readers: List[DiskReader] = []
             for disk in spec.disks:
                 self.readers.append(DiskReader(disk.name, disk.path, disk.size))
                 self._closers.append(self.readers[-1].close)
+            self.tracker = Tracker(spec.disks, spec.tracker_buffer_kib, guardian.remember)
+            self._closers.append(self.tracker.close)
+            kernel.priority(*BACKGROUND)  # the tracker's thread keeps the normal one: it must never fall behind
             self.sender = Sender(receiver, spec.compress, spec.limit_rate)
             self._closers.append(self.sender.close)
-            self.tracker = Tracker(spec.disks, spec.tracker_buffer_kib)
-            self._closers.append(self.tracker.close)
-            guardian.remember(self.tracker.instance.name, self.tracker.instance.parent_fd)
             self.freezer = Freezer(mounts, guardian)
             self._closers.append(self.freezer.close)
             self.covers = [
@@ -109,7 +109,11 @@ class TrackedSnapshot:
     def settle(self) -> None:
         """Freeze and thaw, then read the maps at once; again where writers were faster than the reading."""
         for _ in range(SETTLE_TRIES):
-            took = self.freezer.settle(self.spec.hard_limit)
+            kernel.priority(*FOREGROUND)
+            try:
+                took = self.freezer.settle(self.spec.hard_limit)
+            finally:
+                kernel.priority(*BACKGROUND)
             self.progress("log", {"text": "file systems settled in {:.0f} ms".format(took * 1000)})
             settled = [cover.update(self.tracker.drain) for cover in self.covers]
             if all(settled):
@@ -130,12 +134,14 @@ class TrackedSnapshot:
         last: Optional[int] = None
         while True:
             self._rescan_if_lost()
-            self.freezer.sync()
+            self.freezer.flush()
             self.tracker.drain()
+            began = time.monotonic()
             for cover in self.covers:
                 cover.update(self.tracker.drain, keep=True)
+            self._map_seconds = time.monotonic() - began
             marks = self._rest()
-            blocks = sum(map(sum, marks))
+            blocks = count(marks)
             fits = self._fits(blocks)
             if fits and len(self.passes) > 1 and (blocks <= SMALL or (last is not None and blocks * 4 > last * 3)):
                 return
@@ -159,6 +165,7 @@ class TrackedSnapshot:
         began_at = frozen_at = thawed_at = 0.0
         try:
             kernel.priority(*FOREGROUND)
+            self.freezer.open()
             self._lock_memory()
             self.freezer.sync()  # last of all: what is dirty at the freeze is written while writers wait
             self.tracker.drain()
@@ -172,6 +179,7 @@ class TrackedSnapshot:
                 self.freezer.thaw()
             finally:
                 ended = time.monotonic()
+                self.freezer.release()
                 kernel.unlock_memory()
                 kernel.priority(*BACKGROUND)
                 gc.enable()
@@ -196,11 +204,12 @@ class TrackedSnapshot:
             reader.sync()  # raw users of the disks (boot loader tools, databases on raw partitions)
         late, first = 0, True
         while True:
-            if self.tracker.drain():
+            self.tracker.drain()
+            if self.tracker.overruns > self._seen_overruns:  # not what drain() says: the polling thread may have seen it first
                 raise _Again("the trace ring lost events")
             dirty = [cover.to_copy(marks) for cover, marks in zip(self.covers, self.tracker.dirty)]
             stale = [cover for cover in self.covers if first or cover.stale()]
-            if not first and not stale and not any(map(any, dirty)):
+            if not first and not stale and not any(b"\1" in marks for marks in dirty):
                 break
             self._copy_in_time(dirty, deadline)
             for cover in stale:  # once: nobody changes the map of a frozen file system
@@ -227,13 +236,13 @@ class TrackedSnapshot:
         """Every block used at this instant has been copied; a hard failure if not."""
         for cover in self.covers:
             missing = cover.missing()
-            if any(missing):
-                raise SnapshotIncomplete(disk=cover.disk.name, blocks=sum(missing), offset=missing.find(b"\1") * BLOCK)
+            if b"\1" in missing:
+                raise SnapshotIncomplete(disk=cover.disk.name, blocks=missing.count(1), offset=missing.find(b"\1") * BLOCK)
 
     # ------------------------------------------------------------ helpers
 
     def _pass(self, phase: str, marks: List[bytearray]) -> None:
-        blocks, started = sum(map(sum, marks)), time.monotonic()
+        blocks, started = count(marks), time.monotonic()
         self.copier.begin(phase, blocks * BLOCK)
         self.copier.copy(marks, clear=self.tracker.dirty)
         self.sender.flush()
@@ -253,12 +262,12 @@ class TrackedSnapshot:
         return rest
 
     def _dirty_blocks(self) -> int:
-        return sum(sum(cover.to_copy(marks)) for cover, marks in zip(self.covers, self.tracker.dirty))
+        return count([cover.to_copy(marks) for cover, marks in zip(self.covers, self.tracker.dirty)])
 
     def _fits(self, blocks: int) -> bool:
-        """True where ``blocks`` can be read, and held, within the freeze budget."""
+        """True where ``blocks`` can be read, and the maps once more, within the freeze budget."""
         rate = self.copier.read_rate if blocks * BLOCK <= IN_FLIGHT else self.copier.rate
-        return blocks * (BLOCK / max(rate, 1.0) + OVERHEAD) <= self.spec.max_freeze * BUDGET_SHARE
+        return self._map_seconds + blocks * (BLOCK / max(rate, 1.0) + OVERHEAD) <= self.spec.max_freeze * BUDGET_SHARE
 
     def _rescan_if_lost(self) -> None:
         """Lost events are no error: all copied blocks are read again and compared by digest, and the maps read anew."""
@@ -272,7 +281,7 @@ class TrackedSnapshot:
             self._seen_overruns = self.tracker.overruns
             for cover in self.covers:
                 cover.forget()
-            total = sum(sum(cover.copied) for cover in self.covers) * BLOCK
+            total = count([cover.copied for cover in self.covers]) * BLOCK
             self.copier.begin("comparing all blocks: the trace ring lost events", total)
             self.progress("warning", {"text": "the trace ring lost events; every block is compared by digest"})
             differing = self.copier.compare(self.receiver, self.tracker.dirty)
@@ -281,9 +290,14 @@ class TrackedSnapshot:
             self.progress("log", {"text": "{} blocks differed".format(differing)})
 
 
+def count(marks: Sequence[bytearray]) -> int:
+    """Marked blocks of all disks."""
+    return sum(one.count(1) for one in marks)
+
+
 def copy(
     spec: SnapshotSpec,
-    mounts: Sequence[Mount],
+    mounts: Callable[[], Sequence[Mount]],
     receiver: Any,
     progress: Progress,
     cancelled: Callable[[], bool],

@@ -5,9 +5,10 @@ nothing: a write that lands after the read completes after it, and marks the blo
 read nor a pure flush counts, discards (D) and write-zeroes (N) too. device-mapper and md devices emit no such events: the
 *physical* disks are traced.
 """
+import errno
 import os
 import threading
-from typing import Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from ...errors import TrackingUnavailable
 from ...model import BLOCK, PlanDisk
@@ -26,8 +27,10 @@ class Tracker:
     ``dirty``; ``moved`` belongs to whoever caches metadata of the disk.
     """
 
-    def __init__(self, disks: Sequence[PlanDisk], buffer_kib: int) -> None:
-        """``disks``: with ``devno``; ``buffer_kib``: ring size per CPU. Raises TrackingUnavailable."""
+    def __init__(
+        self, disks: Sequence[PlanDisk], buffer_kib: int, remember: Optional[Callable[[str, int], None]] = None
+    ) -> None:
+        """``disks``: with ``devno``; ``buffer_kib``, ``remember``: see tracefs.Instance. Raises TrackingUnavailable."""
         self.dirty = [bytearray(-(-disk.size // BLOCK)) for disk in disks]
         self.moved = [bytearray(len(marks)) for marks in self.dirty]
         self.overruns = 0  # times that the ring lost events since the start
@@ -41,11 +44,11 @@ class Tracker:
         self._stats: List[int] = []
         self._lost = 0
         self._stop = threading.Event()
-        self.instance = Instance(buffer_kib)
+        self.instance = Instance(buffer_kib, remember)
         try:
             self._decoder = Decoder(self.instance.header_page, self.instance.event_format)
             self._filter()
-            for cpu in self.instance.cpus():
+            for cpu in self.instance.cpus():  # all that are possible, those without a buffer too
                 self._fds.append(os.open(cpu + "/trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
                 self._stats.append(os.open(cpu + "/stats", os.O_RDONLY | os.O_CLOEXEC))
             self.instance.write("events/block/block_rq_complete/enable", "1")
@@ -82,8 +85,11 @@ class Tracker:
                 while True:
                     try:
                         page = os.read(fd, PAGE)
-                    except BlockingIOError:
-                        break
+                    except OSError as error:
+                        # ENODEV: a processor that is offline has no buffer (it may come online, so the file stays open)
+                        if error.errno in (errno.EAGAIN, errno.ENODEV):
+                            break
+                        raise
                     if not page:
                         break
                     lost = self._decoder.missed(page) or lost

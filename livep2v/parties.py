@@ -22,7 +22,7 @@ class Sink(Protocol):
     """Takes the blocks of a snapshot, in the order in which they are read. A block that comes again replaces the older."""
 
     def data(self, disk: int, offset: int, data: bytes, deadline: float | None = None) -> bool:
-        """``data``: whole blocks, at most one chunk. False: there was no room before ``deadline`` (monotonic), nothing taken."""
+        """``data``: whole blocks, at most one chunk. False: no room came before ``deadline`` (monotonic), nothing taken."""
 
     def flush(self) -> None:
         """Return when everything given so far has left this process."""

@@ -35,9 +35,15 @@ class RemoteSource:
             argv = bootstrap.command(target.path or None)
         if shutil.which(argv[0]) is None:
             raise MissingTool(tool=argv[0], package="openssh-client")
-        # A session of its own: Ctrl-C in the terminal is ours to handle, ssh must live to carry the goodbye.
+        # In our session, so that ssh can ask for a password on the terminal; deaf to its Ctrl-C, which is ours to handle: ssh
+        # must live to carry the goodbye (it honours an inherited SIG_IGN, clientloop.c).
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            preexec_fn=_ignore_interrupts,
         )
         self._stderr: list[str] = []
         self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
@@ -57,10 +63,10 @@ class RemoteSource:
 
     def _start(self) -> None:
         with contextlib.suppress(OSError):  # it ended already: the read below finds out why
-            cast(IO[bytes], self._process.stdin).write(bootstrap.preamble())
+            _Writer(cast(IO[bytes], self._process.stdin)).write(bootstrap.preamble())
         hello = self._call("hello", {})
-        if hello.get("protocol") != 1:
-            raise ProtocolError(reason=f"protocol {hello.get('protocol')} instead of 1")
+        if not isinstance(hello, dict) or hello.get("protocol") != 1:
+            raise ProtocolError(reason=f"{hello!r} instead of protocol 1")
         best = float("inf")
         for _ in range(CLOCK_ROUNDS):  # as NTP does: the shortest round trip knows best
             before = time.time()
@@ -72,11 +78,11 @@ class RemoteSource:
 
     def inspect(self) -> Machine:
         self._doing = "inspecting it"
-        return cast(Machine, from_json(Machine, self._call("inspect", {})))
+        return cast(Machine, _record(Machine, self._call("inspect", {})))
 
     def copy(self, spec: SnapshotSpec, host: Receiver, progress: Progress) -> Instant:
         self._doing = "copying its disks"
-        return cast(Instant, from_json(Instant, self._call("copy", {"spec": to_json(spec)}, host, progress)))
+        return cast(Instant, _record(Instant, self._call("copy", {"spec": to_json(spec)}, host, progress)))
 
     def _call(self, method: str, params: dict[str, Any], host: Receiver | None = None, progress: Progress | None = None) -> Any:
         """Send a call and handle what comes until its result. Raises what the agent raised, or SourceLost."""
@@ -121,12 +127,17 @@ class RemoteSource:
         # In threads: ssh may not take another byte (its network is gone), and the agent may be blocked in a write to us.
         for body in (self._say_goodbye, self._drain):
             threading.Thread(target=body, daemon=True).start()
-        try:
-            self._process.wait(GOODBYE)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait()
+        patience = 2.0 if self._doing == "connecting" else GOODBYE
+        for end in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(patience)
+                return
+            except subprocess.TimeoutExpired:
+                patience = 5.0
+                with contextlib.suppress(OSError):  # it has just ended, or is a sudo that is not ours to kill
+                    end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5.0)
 
     def _say_goodbye(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -172,6 +183,18 @@ class RemoteSource:
         if isinstance(error, Cancelled):
             return Cancelled(doing=error.facts["doing"])
         return error
+
+
+def _record(kind: type[Any], data: Any) -> Any:
+    """A record from the other side. Raises ProtocolError for one of another shape."""
+    try:
+        return from_json(kind, data)
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+        raise ProtocolError(reason=f"no {kind.__name__}: {error}") from error
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Writer:

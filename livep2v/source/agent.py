@@ -91,6 +91,10 @@ class Agent:
         self.calls.put(None)
         self.replies.put(None)
 
+    def stop_soon(self, *_signal: Any) -> None:
+        """As a signal handler: a thread, because the main thread may be inside the very queue that stop() puts into."""
+        threading.Thread(target=self.stop, daemon=True).start()
+
     def serve(self) -> None:
         """Answer calls until the input ends."""
         while True:
@@ -150,7 +154,8 @@ def main(image: Optional[str] = None) -> None:
     source = LocalSource(image, agent.cancel.is_set)  # forks the watchdog: no thread exists yet
     agent.source = source
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, agent.stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored by who started us: a Ctrl-C on the host's terminal
+            signal.signal(number, agent.stop_soon)
     for body in (agent.listen, agent.watch):
         threading.Thread(target=body, daemon=True).start()
     try:

@@ -139,7 +139,9 @@ def test_the_name_is_taken(kind: str, image: Path, tmp_path: Path) -> None:
 
 def running(argv: list[str]) -> tuple[subprocess.Popen[str], set[int]]:
     """Start a conversion with --json and come back, with its agent's processes, when bytes travel."""
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line)
@@ -148,13 +150,18 @@ def running(argv: list[str]) -> tuple[subprocess.Popen[str], set[int]]:
     raise AssertionError(f"ended before it began: {process.communicate()}")
 
 
+@pytest.mark.parametrize("whom", ["the command", "its terminal"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda item: item.name)
-def test_the_user_stops_it(number: signal.Signals, image: Path, tmp_path: Path) -> None:
+def test_the_user_stops_it(number: signal.Signals, whom: str, image: Path, tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to the agent, or to ssh, as well: whoever is faster, the user has stopped it."""
     argv = [*CLI, "convert", str(image), "-o", str(tmp_path), "--name", "box", "--json", "--limit-rate", "5M",
             "--compress", "none"]
     process, pids = running(argv)
     started = time.monotonic()
-    process.send_signal(number)
+    if whom == "its terminal":
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert time.monotonic() - started < 10

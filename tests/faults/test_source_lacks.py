@@ -117,6 +117,14 @@ def test_a_python_older_than_3_6(unpacked: Callable[..., Path], tmp_path: Path) 
     assert_no_python(root, tmp_path, "python3", "/usr/bin/python3 is Python 3.5.2")
 
 
+def test_the_source_keeps_no_bytecode_of_ours(tmp_path: Path) -> None:
+    """A Python whose standard library was never compiled would compile it now, into the source's own folders."""
+    cache = tmp_path / "bytecode"
+    code, said = inspect(("env", "-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPYCACHEPREFIX={cache}"), tmp_path)
+    assert code == 0, said
+    assert not cache.exists()
+
+
 def test_neither_root_nor_sudo(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     code, said = inspect(("runuser", "-u", "nobody", "--"), tmp_path)

@@ -107,15 +107,13 @@ def test_events_lost_just_before_the_freeze_are_noticed(tmp_path: Path, monkeypa
     with loop_disk(tmp_path, fill=60 << 20) as disk:
         victim = disk.mountpoint / "victim"
         victim.write_bytes(os.urandom(24 << 20))
-        bursts = []
+        bursts: list[int] = []
 
         def burst(self: TrackedSnapshot) -> None:
             if not bursts:
                 bursts.append(1)
-                subprocess.run(
-                    ["dd", "if=/dev/urandom", f"of={victim}", "bs=4k", "count=6000", "oflag=direct", "conv=notrunc", "status=none"],
-                    check=True,
-                )
+                how = ["bs=4k", "count=6000", "oflag=direct", "conv=notrunc", "status=none"]
+                subprocess.run(["dd", "if=/dev/urandom", f"of={victim}", *how], check=True)
                 time.sleep(0.2)  # the polling thread has looked
 
         monkeypatch.setattr(TrackedSnapshot, "_lock_memory", burst)

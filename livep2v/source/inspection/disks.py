@@ -1,7 +1,7 @@
 """Disks, their partition tables, and what each partition holds."""
 import os
 import re
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import FormatError, Livep2vError
 from ...formats import ext, partitions, probe
@@ -109,11 +109,15 @@ def with_content(
         )
     if table.kind == "none":
         return record._replace(volume=volume(read, 0, record.size, record.path, warn, free))
-    if known and [(part.number, part.offset) for part in known] != [(entry.number, entry.offset) for entry in table.entries]:
+    if known and _places(known) != _places(table.entries):
         warn(
-            "{}: the kernel has the partitions {}, the table on the disk {}; it may look different after a restart".format(
+            "{}: the kernel has the partitions {}, the table on the disk {}; it may look different after a restart, and is "
+            "copied by what is in use now".format(
                 record.path, _numbers(part.number for part in known), _numbers(entry.number for entry in table.entries)
             )
+        )
+        return _by_kernel(
+            record, known, linked, lambda part: volume(read, part.offset, part.length, part.path, warn, free)
         )
     found = []
     by_place = {(part.number, part.offset): part for part in known}
@@ -203,6 +207,14 @@ def _kernel_partitions(tree: Tree, disk: str) -> List[KernelPartition]:
             )
     # The kernel shows an extended partition with a size of 2 sectors, so that nobody writes over the logical ones.
     return sorted(found)
+
+
+def _places(partitions: "Sequence[Any]") -> "List[Tuple[int, int, int]]":
+    """Number, offset and length of each; the kernel gives an extended partition a length of its own (1 KiB), so 0 there."""
+    return [
+        (part.number, part.offset, 0 if getattr(part, "is_container", part.length <= 1024) else part.length)
+        for part in partitions
+    ]
 
 
 def _numbers(numbers: Iterable[int]) -> str:

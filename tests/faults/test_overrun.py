@@ -16,7 +16,7 @@ import pytest
 from livep2v.errors import TrackingUnavailable
 from livep2v.model import BLOCK, Instant
 from livep2v.source.local import LocalSource
-from livep2v.source.snapshot import freezer, tracker
+from livep2v.source.snapshot import freezer, tracked, tracker
 from tests.support.faults import MIB, instances, is_frozen, receiving
 from tests.support.loopdisk import LoopDisk, loop_disk, used_blocks
 
@@ -115,8 +115,9 @@ def never_still(disk: LoopDisk) -> Iterator[None]:
 def test_a_machine_that_always_outruns_the_tracker_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each comparison loses events again: that has to end, with a reason, and the source left alone."""
     monkeypatch.setattr(tracker, "POLL", BLIND)
+    monkeypatch.setattr(tracked, "MAX_RESCANS", 2)
     before = instances()
-    with loop_disk(tmp_path, 128 * MIB, 60 * MIB) as disk:
+    with loop_disk(tmp_path, 256 * MIB, 180 * MIB) as disk:
         source = LocalSource()
         started = time.monotonic()
         with (

@@ -18,6 +18,7 @@ from livep2v.model import Mount
 from livep2v.source import kernel
 from livep2v.source.snapshot.freezer import Freezer
 from livep2v.source.snapshot.guardian import Guardian
+from tests.support.faults import is_frozen
 from tests.support.loopdisk import loop_disk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="freezing needs root")
@@ -25,20 +26,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="freezing needs root")
 
 def mount_of(disk: object) -> Mount:
     return Mount(str(disk.mountpoint), disk.path, disk.devno, "ext4", "rw", 1, (disk.name,))  # type: ignore[attr-defined]
-
-
-def is_frozen(mountpoint: Path) -> bool:
-    """A second FIFREEZE says EBUSY while it is frozen; a success is taken back."""
-    fd = os.open(mountpoint, os.O_RDONLY)
-    try:
-        kernel.freeze(fd)
-    except OSError:
-        return True
-    else:
-        kernel.thaw(fd)
-        return False
-    finally:
-        os.close(fd)
 
 
 def wait_thawed(mountpoint: Path, limit: float) -> float:

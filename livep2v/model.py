@@ -119,6 +119,7 @@ class Mount(NamedTuple):
     options: str
     order: int  # position in mountinfo: mount order
     disks: Tuple[str, ...] = ()  # names of the physical disks under it
+    root: str = "/"  # folder of the file system that is mounted there: another than "/" for a bind mount or a subvolume
 
 
 class Swap(NamedTuple):

@@ -78,6 +78,7 @@ def disks(machine: Machine, values: HostValues, wanted: Options, chosen: tuple[D
     if chosen and first is not None and first not in chosen:
         yield f"{first.name} is the disk that it boots from, and it is not among the chosen: add --disk {first.name}"
     yield from _groups(machine, chosen)
+    yield from _encrypted(machine)
     if machine.live and values.same_machine:
         inside = [disk for disk in chosen if disk.path in values.output_disk_paths]
         if inside:
@@ -123,6 +124,27 @@ def _disk(machine: Machine, wanted: Options, disk: Disk) -> Iterator[str]:
             f"{disk.name} holds a ZFS pool, and ZFS cannot be frozen: export the pool and shut the machine down, then convert "
             "the disk as an image"
         )
+
+
+def _encrypted(machine: Machine) -> Iterator[str]:
+    """What the repair has to open must not need a passphrase: known now, it is not found out after hours of copying."""
+    by_name = {holder.name: holder for holder in machine.holders}
+    by_path = {holder.path: holder for holder in machine.holders}
+    for mount in machine.mounts:
+        if mount.mountpoint not in ("/", "/boot", "/usr"):
+            continue
+        stack = [by_path[mount.device]] if mount.device in by_path else []
+        seen: set[str] = set()
+        while stack:
+            holder = stack.pop()
+            if holder.kind == "crypt":
+                yield (
+                    f"{mount.mountpoint} lies on the encrypted {holder.path}, which the repair of the copy cannot open (not "
+                    "supported yet): its disks can be copied, but not made to boot"
+                )
+                break
+            stack += [by_name[name] for name in holder.slaves if name in by_name and name not in seen]
+            seen.update(holder.slaves)
 
 
 def _groups(machine: Machine, chosen: tuple[Disk, ...]) -> Iterator[str]:

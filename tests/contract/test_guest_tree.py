@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +100,32 @@ def test_labels_and_modes_on_a_real_file_system(appliance: Any) -> None:
     assert (status["st_mode"] & 0o7777, status["st_uid"], status["st_gid"]) == (0o755, 12, 34)
     tree.mkdir_p("/boot/efi/deep")
     tree.write("/boot/efi/deep/file", b"no label there")
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from livep2v.host.virtualize.guestfs_tree import open_guest
+try:
+    print("starting", flush=True)
+    open_guest([Path(sys.argv[1])], "tcg", sys.stderr)
+    print("started", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.machine
+def test_an_interrupt_while_the_appliance_starts_is_not_lost(tmp_path: Path) -> None:
+    """The binding of libguestfs drops exceptions that are raised inside its callbacks; the user has pressed Ctrl-C."""
+    disk = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "16M"], check=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(disk)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "starting\n"
+    time.sleep(3)
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=200)
+    assert said == "interrupted\n"

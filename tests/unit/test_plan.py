@@ -318,6 +318,21 @@ def test_volumes_across_disks_need_all_of_them(holders: tuple[Holder, ...], moun
     assert len(decide(machine).snapshot.disks) == 2
 
 
+def test_an_encrypted_root_is_refused_before_the_copy() -> None:
+    """LVM inside LUKS, as installers make it."""
+    machine = OLDBOX._replace(
+        holders=(
+            Holder("dm-0", "/dev/mapper/sda2_crypt", "crypt", ("sda2",)),
+            Holder("dm-1", "/dev/mapper/vg-root", "lvm", ("dm-0",)),
+        ),
+        mounts=(Mount("/", "/dev/mapper/vg-root", "254:1", "ext4", "rw", 1, ("sda",)),),
+    )
+    with pytest.raises(Refusal, match="encrypted /dev/mapper/sda2_crypt"):
+        decide(machine)
+    data = machine._replace(mounts=(*OLDBOX.mounts, machine.mounts[0]._replace(mountpoint="/data")))
+    assert decide(data).snapshot.disks
+
+
 def test_loop_device_on_a_chosen_disk_asks_for_nothing() -> None:
     loop = Disk("loop0", "/dev/loop0", 64 * MIB, 512, transport="loop", volume=Volume("squashfs"))
     machine = OLDBOX._replace(

@@ -20,7 +20,10 @@ TRACE_WIDTH = 400  # characters of one traced call; files are written in one
 
 def open_guest(overlays: Sequence[Path], accelerator: str, log: IO[str]) -> Any:
     """A started appliance with ``overlays`` (qcow2) as /dev/sda, /dev/sdb ...; ``accelerator``: "kvm" or "tcg"; ``log`` gets
-    the trace of all calls, until the handle is closed. Raises MissingTool and RepairError."""
+    the trace of all calls, until the handle is closed. Raises MissingTool and RepairError.
+
+    No event callback is set: an interrupt that arrives while Python runs inside one is printed and dropped by the binding, and
+    a conversion that the user had stopped went on to its end."""
     try:
         import guestfs
     except ImportError as error:
@@ -31,19 +34,35 @@ def open_guest(overlays: Sequence[Path], accelerator: str, log: IO[str]) -> Any:
         if accelerator != "kvm":
             g.set_backend_setting("force_tcg", "1")
         g.set_memsize(APPLIANCE_MEMORY)
-        g.set_trace(True)
-        g.set_event_callback(
-            lambda event, handle, buffer, array: print(buffer[:TRACE_WIDTH], file=log),
-            guestfs.EVENT_TRACE | guestfs.EVENT_LIBRARY | guestfs.EVENT_WARNING,
-        )
         for overlay in overlays:
             # The overlay is written back to the replica only after the appliance is gone: no cache has to be flushed before.
             g.add_drive_opts(str(overlay), format="qcow2", cachemode="unsafe")
+        print("launch", file=log, flush=True)
         g.launch()
     except RuntimeError as error:
         g.close()
         raise RepairError(what="libguestfs", reason=f"its appliance did not start: {error}") from error
-    return g
+    except BaseException:
+        g.close()
+        raise
+    return _Traced(g, log)
+
+
+class _Traced:
+    """A libguestfs handle that writes each call to a log before it is made."""
+
+    def __init__(self, g: Any, log: IO[str]) -> None:
+        self._g, self._log = g, log
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._g, name)
+
+        def traced(*args: Any, **options: Any) -> Any:
+            words = [repr(value) for value in args] + [f"{key}={value!r}" for key, value in options.items()]
+            print(f"{name} {' '.join(words)}"[:TRACE_WIDTH], file=self._log, flush=True)
+            return call(*args, **options)
+
+        return traced
 
 
 class GuestfsTree:

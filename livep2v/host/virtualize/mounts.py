@@ -46,6 +46,8 @@ def appliance_device(mount: Mount, plan: Plan, devices: Devices) -> str:
 def _mount_live(g: Any, machine: Machine, plan: Plan, devices: Devices) -> str:
     last: dict[str, Mount] = {}
     for mount in sorted(machine.mounts, key=lambda item: item.order):
+        if mount.root != "/" and mount.fstype != "btrfs":
+            continue  # a folder of another file system, bound there: mounting that whole would put our files in the wrong place
         last[mount.mountpoint] = mount  # a later mount hides an earlier one on the same point
     if "/" not in last:
         raise RepairError(what="root file system", reason="the machine's mount table has no block device on /")
@@ -77,8 +79,15 @@ def _mount_from_fstab(g: Any, plan: Plan, devices: Devices, done: set[str]) -> N
         if fields[1] in SYSTEM and fields[1] not in done:
             mount = Mount(fields[1], fields[0], "", fields[2], "", 0)
             device = appliance_device(mount, plan, devices)
-            if device and g.is_dir(fields[1]):
+            if not device or not g.is_dir(fields[1]):
+                continue
+            try:
                 g.mount(device, fields[1])
+            except RuntimeError as error:
+                if fields[1] in ("/boot", "/usr"):
+                    raise RepairError(
+                        what=f"{fields[0]} on {fields[1]}", reason=f"cannot be mounted in the appliance: {error}"
+                    ) from error
 
 
 def _options(mount: Mount) -> str:
@@ -87,7 +96,10 @@ def _options(mount: Mount) -> str:
 
 
 def _mount_image(g: Any) -> str:
-    roots = g.inspect_os()
+    try:
+        roots = g.inspect_os()
+    except RuntimeError as error:
+        raise RepairError(what="image", reason=f"no operating system can be made out in it: {error}") from error
     if len(roots) != 1:
         raise RepairError(
             what="image",

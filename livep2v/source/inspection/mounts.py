@@ -93,6 +93,7 @@ def mounts(tree: Tree) -> Tuple[Mount, ...]:
                 fstype=line.fstype,
                 options=line.options,
                 order=line.order,
+                root=line.root,
                 disks=tuple(disk.replace("!", "/") for disk in disks),
             )
         )

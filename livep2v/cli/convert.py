@@ -108,7 +108,7 @@ def summary(report: Report, folder: Path) -> Iterator[str]:
     if report.freeze_ms is not None and report.instant is not None and report.instant.mountpoints:
         yield f"file systems were frozen for {report.freeze_ms:.0f} ms"
     if report.verify is not None:
-        yield f"replica verified: {report.verify.blocks} blocks by digest, {report.verify.zero_blocks} zero"
+        yield f"replica verified: all {report.verify.blocks} blocks equal by digest, {report.verify.zero_blocks} of them zero"
     if report.repair is not None:
         yield f"repaired: {len(report.changes)} changes, kernel {report.repair.kernel}, disks on {report.repair.disk_bus}"
     if report.boot_check is not None:

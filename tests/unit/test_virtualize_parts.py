@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from livep2v.errors import RepairError
+from livep2v.formats import initramfs as image_format
 from livep2v.host.virtualize import guest as guest_module
-from livep2v.host.virtualize.boot import arguments, debconf, removable
+from livep2v.host.virtualize.boot import arguments, debconf, grub_default, initramfs, removable
 from livep2v.host.virtualize.cmdline import console_tokens, device_tokens, each_token
 from livep2v.host.virtualize.context import Context
 from livep2v.host.virtualize.devices import Devices
 from livep2v.host.virtualize.entries import find
 from livep2v.host.virtualize.guest import DirTree, glob
-from livep2v.host.virtualize.linux import lvm, nic_names
+from livep2v.host.virtualize.linux import cloud_init, fstab, lvm, nic_names
 from livep2v.host.virtualize.mounts import appliance_device
 from livep2v.host.virtualize.recorder import Recorder
 from livep2v.host.virtualize.repair import apply
-from livep2v.model import Cpu, Disk, Firmware, Machine, Mount, Nic, Partition, VmNic, Volume
+from livep2v.host.virtualize.selfcheck import check
+from livep2v.model import Cpu, Disk, Firmware, Machine, Mount, Nic, Partition, Smbios, VmNic, Volume
 from tests.support.guest_record import plan_record
 
 ROOT = "218cbbf8-7461-4111-8fb4-aa757ebc336a"
@@ -258,3 +261,211 @@ def test_a_failing_fix_is_a_warning_or_the_end(tmp_path: Path) -> None:
     assert ctx.warnings == ["failing: not done: [Errno 28] No space left on device"]
     with pytest.raises(RepairError, match="No space left"):
         apply(Failing(True), ctx, lambda event, facts: None)
+
+
+GRUB_VALUES = {  # what sh makes of a line of /etc/default/grub -> the arguments that must come out
+    '"net.ifnames=0 biosdevname=0" # keep': "net.ifnames=0 biosdevname=0",
+    "'root=/dev/nvme0n1p1 quiet'\t# it's \"so\"": f"root=UUID={ROOT} quiet",
+    "root=/dev/nvme0n1p1 # bare": f"root=UUID={ROOT}",
+    "": "",
+    " # nothing": "",
+    r'"dyndbg=\"file a.c +p\" quiet"': 'dyndbg="file a.c +p" quiet',
+    '"$GRUB_CMDLINE_LINUX quiet"': " quiet",
+    '"#"  ': "#",
+}
+
+
+def sourced(text: str, folder: Path) -> str:
+    """GRUB_CMDLINE_LINUX as sh has it after reading the file, which is how grub-mkconfig reads it."""
+    (folder / "grub").write_text(text)
+    command = ["sh", "-e", "-c", '. "$1"; printf %s "$GRUB_CMDLINE_LINUX"', "sh", str(folder / "grub")]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("value", GRUB_VALUES)
+def test_grub_settings_stay_shell(value: str, tmp_path: Path) -> None:
+    ctx = context(tmp_path, nvme())
+    text = f"GRUB_TIMEOUT=1\nGRUB_CMDLINE_LINUX={value}\nGRUB_DEFAULT=0\n"
+    edited = grub_default.edited(ctx, text, console=True)
+    console = "console=tty0 console=ttyS0,115200"
+    assert sourced(edited, tmp_path) == f"{GRUB_VALUES[value]} {console}".removeprefix(" " if not GRUB_VALUES[value] else "")
+    comment = value.partition(" #")[2] if value.startswith(('"n', " ")) else ""
+    assert edited.split("\n")[1].endswith(comment) and len(edited.split("\n")) == 4
+    assert grub_default.edited(ctx, edited, console=True) == edited and not ctx.warnings
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ['GRUB_CMDLINE_LINUX="a"#b', "GRUB_CMDLINE_LINUX=\"a\"' b'", 'GRUB_CMDLINE_LINUX="a"; true', 'GRUB_CMDLINE_LINUX="a\\\n b"',
+     'export GRUB_CMDLINE_LINUX="root=/dev/nvme0n1p1"'],
+)  # fmt: skip
+def test_grub_settings_of_another_form_are_left_alone(lines: str, tmp_path: Path) -> None:
+    ctx = context(tmp_path, nvme())
+    text = f"{lines}\nGRUB_TIMEOUT=1\n"
+    sourced(text, tmp_path)
+    assert grub_default.edited(ctx, text, console=False) == text
+    assert ["GRUB_CMDLINE_LINUX" in warning for warning in ctx.warnings] == [True]
+    assert sourced(grub_default.edited(ctx, text, console=True), tmp_path) == sourced(text, tmp_path)
+
+
+def with_nic(root: Path, mac: str, name: str, live: bool = True) -> Context:
+    return context(root, nvme(live)._replace(nics=(Nic(name, mac),)))
+
+
+def test_a_guest_repaired_before_with_another_card(tmp_path: Path) -> None:
+    (tmp_path / "etc/systemd/network").mkdir(parents=True)
+    (tmp_path / "etc/systemd/network/10-other.link").write_text("[Match]\nMACAddress=52:54:00:00:00:01\n[Link]\nName=own\n")
+    links = tmp_path / "etc/systemd/network"
+    nic_names.apply(with_nic(tmp_path, "52:54:00:00:00:01", "eth0"))
+    first = {path.name for path in links.iterdir()}
+    image = with_nic(tmp_path, "52:54:00:00:00:99", "", live=False)  # a VM's invented card: its name is not known
+    assert not nic_names.needed(image)
+    assert not [text for text in check(image) if "link" in text]
+
+    ctx = with_nic(tmp_path, "52:54:00:00:00:01", "lan0")
+    assert any("10-livep2v-eth0.link" in text for text in check(ctx))  # the old name would come first
+    nic_names.apply(ctx)
+    assert {path.name for path in links.iterdir()} == {"10-other.link", "10-livep2v-lan0.link"} != first
+    assert not [text for text in check(ctx) if "link" in text]
+
+    replaced = with_nic(tmp_path, "52:54:00:00:00:02", "lan0")
+    assert not [text for text in check(replaced) if "link" in text]  # a file for a card that is gone stops nothing
+    nic_names.apply(replaced)
+    assert "52:54:00:00:00:02" in (links / "10-livep2v-lan0.link").read_text()
+    assert not with_nic(tmp_path, "52:54:00:00:00:02", "lan0").guest.changes
+    gone = context(tmp_path, nvme())
+    assert nic_names.needed(gone)
+    nic_names.apply(gone)
+    assert [path.name for path in links.iterdir()] == ["10-other.link"]
+
+
+def packed_initramfs(folder: Path, files: dict[str, str]) -> image_format.Image:
+    """An image with these files, packed by GNU cpio."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    command = ["cpio", "--quiet", "-o", "-H", "newc"]
+    data = subprocess.run(command, input="\n".join(names).encode(), stdout=subprocess.PIPE, check=True, cwd=folder).stdout
+    (folder.parent / "image").write_bytes(data)
+    return initramfs.read(folder.parent / "image")
+
+
+def test_settings_inside_the_initramfs(tmp_path: Path) -> None:
+    old_filter = 'devices {\n\tfilter = [ "a|^/dev/disk/by-id/wwn-0x5.*|", "r|.*|" ]\n}\n'
+    network = "etc/systemd/network/10-livep2v-"
+    image = packed_initramfs(
+        tmp_path / "tree",
+        {"etc/lvm/lvm.conf": old_filter, "etc/lvm/lvmlocal.conf": old_filter, "etc/lvm/devices/system.devices": "x",
+         f"{network}eth0.link": "[Match]\nMACAddress=52:54:00:00:00:01\n[Link]\nName=eth0\n"},
+    )  # fmt: skip
+    ctx = with_nic(tmp_path / "root", "52:54:00:00:00:01", "lan0")
+    new = dict(initramfs._texts(ctx, image))
+    assert b"\n# livep2v: \tfilter" in new["etc/lvm/lvm.conf"] and b"\n\tfilter" not in new["etc/lvm/lvmlocal.conf"]
+    assert b"use_devicesfile = 0" in new["etc/lvm/lvmlocal.conf"]
+    assert new[f"{network}eth0.link"] == b"" and b"Name=lan0" in new[f"{network}lan0.link"]
+
+    ctx.initramfs.append(image_format.describe("/boot/initramfs", image, set()))
+    ctx.images["/boot/initramfs"] = image
+    assert [text for text in check(ctx) if "etc/lvm/lvm.conf rejects" in text]
+    repaired = packed_initramfs(tmp_path / "tree", {name: data.decode() for name, data in new.items()})
+    ctx.images["/boot/initramfs"] = repaired
+    assert repaired.files.items() >= new.items()  # the empty file is read as one, too
+    assert not [text for text in check(ctx) if "lvm" in text]
+    assert dict(initramfs._texts(ctx, repaired)) == {}
+
+
+def grub_header(default: str) -> str:
+    """The part of grub.cfg that chooses, as Debian's /etc/grub.d/00_header prints it for GRUB_DEFAULT."""
+    return (
+        'if [ "${next_entry}" ] ; then\n   set default="${next_entry}"\n   set next_entry=\n   save_env next_entry\n'
+        f'   set boot_once=true\nelse\n   set default="{default}"\nfi\n\nfunction load_video {{\n  insmod all_video\n}}\n'
+    )
+
+
+def grub_entry(release: str, name: str) -> str:
+    lines = (f"menuentry '{name}' --class gnu $menuentry_id_option 'id-{name}' {{", '  if [ "$x" = y ]; then insmod gzio; fi',
+             f"  linux /boot/vmlinuz-{release} root=UUID={ROOT} ro", f"  initrd /boot/initrd.img-{release}", "}\n")  # fmt: skip
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("default", "release"),
+    [("0", "6.12"), ("", "6.12"), ("1", "6.1"), ("1>0", "6.1"), ("1>2", "5.10"), ("Advanced>id-B", "5.10"), ("3", "4.19"),
+     ("id-adv>2", "5.10"), ("C>>D", "4.19"), ("id-B", "6.12"), ("7", "6.12"), ("${saved_entry}", "6.12")],
+)  # fmt: skip
+def test_the_default_of_an_ordinary_grub_menu(default: str, release: str, tmp_path: Path) -> None:
+    """A menu with a submenu with a recovery entry, an entry that boots no Linux, and one behind it: GRUB counts them all, each
+    level from 0, and does not look for a bare id inside of submenus (GRUB manual, "default")."""
+    (tmp_path / "boot/grub").mkdir(parents=True)
+    for name in ("6.12", "6.1", "5.10", "4.19"):
+        (tmp_path / f"boot/vmlinuz-{name}").touch()
+        (tmp_path / f"boot/initrd.img-{name}").touch()
+    inside = grub_entry("6.1", "A") + grub_entry("6.1", "A (recovery mode)") + grub_entry("5.10", "B")
+    text = (
+        grub_header(default)
+        + grub_entry("6.12", "Debian")
+        + f"submenu 'Advanced' $menuentry_id_option 'id-adv' {{\n{inside}}}\n"
+        + "menuentry 'UEFI Firmware Settings' {\n  fwsetup\n}\n"
+        + grub_entry("4.19", "C>D")
+    )
+    config = tmp_path / "boot/grub/grub.cfg"
+    config.write_text(text)
+    subprocess.run(["grub-script-check", str(config)], check=True)
+    assert find(DirTree(tmp_path))[0].release == release
+
+
+def test_a_number_counts_loader_entries_too(tmp_path: Path) -> None:
+    (tmp_path / "boot/grub2").mkdir(parents=True)
+    (tmp_path / "boot/loader/entries").mkdir(parents=True)
+    for release in ("6.9.1", "6.10.0"):
+        (tmp_path / f"boot/vmlinuz-{release}").touch()
+        entry = f"title Fedora ({release})\nlinux /vmlinuz-{release}\noptions ro\n"
+        (tmp_path / f"boot/loader/entries/id-{release}.conf").write_text(entry)
+    (tmp_path / "boot/grub2/grub.cfg").write_text(grub_header("1") + "insmod blscfg\nblscfg\n")
+    assert [entry.release for entry in find(DirTree(tmp_path))] == ["6.9.1", "6.10.0"]
+
+
+def test_a_data_volume_without_a_lasting_name_does_not_stop_the_boot(tmp_path: Path) -> None:
+    machine = nvme()
+    bare = Disk("sdb", "/dev/sdb", 1 << 40, 512, volume=Volume("unknown"))
+    ctx = context(tmp_path, machine._replace(disks=(*machine.disks, bare)))
+    (tmp_path / "etc").mkdir()
+    table = tmp_path / "etc/fstab"
+    table.write_text("/dev/sdb /data foo defaults 0 0\n/dev/sdb  /short foo\n")
+    fstab.apply(ctx)
+    added = "nofail,x-systemd.device-timeout=10s"
+    assert table.read_text() == f"/dev/sdb /data foo defaults,{added} 0 0\n/dev/sdb  /short foo defaults,{added}\n"
+    assert not [text for text in check(ctx) if "fstab" in text] and len(ctx.warnings) == 2
+    command = ["findmnt", "--fstab", "-F", str(table), "-rno", "TARGET,OPTIONS"]
+    known = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert known.splitlines() == [f"/data defaults,{added}", f"/short defaults,{added}"]
+    for point in ("/", "/usr", "/boot"):
+        table.write_text(f"/dev/sdb {point} foo defaults 0 0\n")
+        fstab.apply(ctx)
+        assert "nofail" not in table.read_text()
+        assert [text for text in check(ctx) if f"/dev/sdb on {point} " in text]
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/mmcblk0p1", "/dev/cciss/c0d0p1", "/dev/rd/c0d0p1", "/dev/disk/by-id/ata-ST4000_Z3042-part1",
+             "/dev/disk/by-path/pci-0000:00:1f.2-ata-1-part1"],
+)  # fmt: skip
+def test_an_image_is_the_disk_that_its_system_names(name: str) -> None:
+    machine = nvme(live=False)
+    image = devices(machine)
+    assert image.stable(name) == f"UUID={ROOT}"
+    assert image.stable(name[:-1] + "9") == image.stable("/dev/cciss/c0d1p1") == image.stable("/dev/mmcblk1p1") == ""
+    second = machine.disks[0]._replace(name="second", partitions=())
+    assert devices(machine._replace(disks=(*machine.disks, second))).stable(name) == ""  # which of the two, nobody knows
+    assert devices(nvme()).stable(name) == ""
+
+
+@pytest.mark.parametrize(("live", "virtual", "done"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_cloud_init_is_switched_off_on_real_machines_only(live: bool, virtual: bool, done: bool, tmp_path: Path) -> None:
+    (tmp_path / "etc/cloud").mkdir(parents=True)
+    (tmp_path / "etc/cloud/cloud.cfg").touch()
+    ctx = context(tmp_path, nvme(live)._replace(smbios=Smbios(is_virtual=virtual)))
+    apply(cloud_init, ctx, lambda event, facts: None)
+    assert (tmp_path / "etc/cloud/cloud-init.disabled").exists() is done
+    assert any("cloud-init.disabled" in text for text in ctx.warnings) is not live

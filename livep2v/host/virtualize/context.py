@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ...formats.initramfs import Image
 from ...model import Initramfs, Machine, Plan
 from .devices import Devices
 from .entries import BootEntry
@@ -30,6 +31,7 @@ class Context:
     nic_model: str = ""
     kernel: str = ""  # release that will boot
     initramfs: list[Initramfs] = field(default_factory=list)
+    images: dict[str, Image] = field(default_factory=dict)  # the same by path, as they are in the guest after the repair
     added_modules: list[str] = field(default_factory=list)  # that no initramfs had
     warnings: list[str] = field(default_factory=list)
 

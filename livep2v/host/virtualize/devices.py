@@ -25,6 +25,10 @@ TAGS = {
     "PARTLABEL": "/dev/disk/by-partlabel/",
 }
 _ORDERED = re.compile(r"^/dev/(?:(?:[shv]|xv)d([a-z])(\d*)|nvme(\d+)n1(?:p(\d+))?)$")
+# Names that number no disk by order, or in another way; an image is one disk, so it is the one that they mean.
+_ONLY = re.compile(
+    r"^/dev/(?:mmcblk0(?:p(\d+))?|(?:cciss|ida|rd)/c0d0(?:p(\d+))?|disk/by-(?:path|id)/(?!dm-|lvm-|md-).+?(?:-part(\d+))?)$"
+)
 
 
 class Target(NamedTuple):
@@ -95,11 +99,14 @@ class Devices:
 
     def _by_order(self, spec: str) -> Target | None:
         """An image: its first disk was the first of the machine, whatever the machine called it."""
-        match = _ORDERED.match(spec)
-        if match is None:
+        match, only = _ORDERED.match(spec), _ONLY.match(spec)
+        if match:
+            index = ord(match.group(1)) - ord("a") if match.group(1) else int(match.group(3))
+            number = int(match.group(2) or match.group(4) or 0)
+        elif only and len(self.order) == 1:
+            index, number = 0, int(next(filter(None, only.groups()), "0"))
+        else:
             return None
-        index = ord(match.group(1)) - ord("a") if match.group(1) else int(match.group(3))
-        number = int(match.group(2) or match.group(4) or 0)
         if index >= len(self.order):
             return None
         disk = self.order[index]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from typing import NamedTuple
 
 from .guest import Tree, glob, text_of
@@ -19,15 +20,21 @@ EXTLINUX_CONFIGS = ("/boot/extlinux.conf", "/boot/extlinux/extlinux.conf", "/boo
 GRUB_ENV = ("/boot/grub2/grubenv", "/boot/grub/grubenv", "/boot/efi/EFI/*/grubenv")
 LINUX_LINE = re.compile(r"^(\s*(?:linux(?:16|efi)?|kernel|module2?)\s+)(\S+)(.*)$")
 _INITRD_LINE = re.compile(r"^\s*(?:initrd(?:16|efi)?)\s+(.*)$", re.IGNORECASE)
+_TITLE = re.compile(
+    r"^\s*(?:(?P<kind>menuentry|submenu)\s+(?P<quote>['\"])(?P<title>.*?)(?P=quote)(?P<rest>.*)|title\s+(?P<legacy>.*))$"
+)
 _RESCUE = re.compile(r"rescue|recovery|kdump|memtest|xen.*\.gz", re.IGNORECASE)
+
+Menu = tuple[tuple[int, str], ...]
 
 
 class BootEntry(NamedTuple):
     source: str  # file of the boot loader that has it
-    name: str  # title, or file name of the entry
+    name: str  # title and identifiers, or file name of the entry, with NUL between them
     kernel: str  # path in the guest
     initrds: tuple[str, ...]  # paths in the guest; the last one is the main initramfs
     cmdline: str
+    menu: Menu = ()  # where it is in GRUB's menu: number and name of the submenus around it, and of itself
 
     @property
     def release(self) -> str:
@@ -40,14 +47,15 @@ def find(tree: Tree) -> tuple[BootEntry, ...]:
     """All entries, the default one first, each once; rescue and crash kernels left out unless there is nothing else."""
     found: list[BootEntry] = []
     default = ""
+    bls = [entry for pattern in BLS_ENTRIES for path in glob(tree, pattern) if (entry := _bls(tree, path))]
+    bls.sort(key=lambda entry: _version(entry.release), reverse=True)
     for pattern in (*GRUB_CONFIGS, *LEGACY_CONFIGS):
         for path in glob(tree, pattern):
             if tree.exists(path):
                 text = text_of(tree.read(path))
                 default = default or _grub_default(text, _grubenv(tree))
-                found += _grub_entries(tree, path, text)
-    bls = [entry for pattern in BLS_ENTRIES for path in glob(tree, pattern) if (entry := _bls(tree, path))]
-    found += sorted(bls, key=lambda entry: _version(entry.release), reverse=True)
+                found += _grub_entries(tree, path, text, bls)
+    found += bls
     for pattern in EXTLINUX_CONFIGS:
         for path in glob(tree, pattern):
             found += _extlinux(tree, path)
@@ -91,44 +99,65 @@ def _grubenv(tree: Tree) -> dict[str, str]:
 def _grub_default(text: str, env: dict[str, str]) -> str:
     if env.get("next_entry"):
         return env["next_entry"]
-    match = re.search(r'^\s*set default="([^"]*)"', text, re.MULTILINE)
     if 'default="${saved_entry}"' in text and env.get("saved_entry"):
         return env["saved_entry"]
-    if match and not match.group(1).startswith("$"):
-        return match.group(1)
+    # grub-mkconfig writes the one of next_entry first, and in the other branch the one of GRUB_DEFAULT (00_header).
+    values = re.findall(r"""(?m)^[ \t]*set default=(?:"([^"]*)"|'([^']*)'|([^\s;"']+))""", text)
+    fixed = [value for groups in values if (value := "".join(groups)) and "$" not in value]
+    if fixed:
+        return fixed[-1]
     legacy = re.search(r"^default[= ](\d+)", text, re.MULTILINE)
     return legacy.group(1) if legacy else ""
 
 
 def _pick(entries: list[BootEntry], default: str) -> BootEntry | None:
-    """The entry that ``default`` (a number, a title, an id, or a path "submenu>entry") means; else the first."""
-    last = default.split(">")[-1]
+    """The entry that ``default`` means; else the first.
+
+    GRUB manual, "default": a number, a title or an id of the menu, and with ">" so on in the submenu. A submenu alone means its
+    first entry; a ">" of a title is written twice."""
+    parts = [part.replace(">>", ">") for part in re.split(r"(?<!>)>(?!>)", default)]
     for entry in entries:
-        if last and (last in entry.name.split("\0") or posixpath.basename(entry.source) == last + ".conf"):
+        levels = [{str(number), *name.split("\0")} for number, name in entry.menu or ((-1, entry.name),)]
+        if default and len(parts) <= len(levels) and all(part in names for part, names in zip(parts, levels, strict=False)):
             return entry
-    if default.isdigit() and int(default) < len(entries) and "\0" in entries[int(default)].name:
-        return entries[int(default)]
     return entries[0] if entries else None
 
 
-def _grub_entries(tree: Tree, path: str, text: str) -> list[BootEntry]:
+def _grub_entries(tree: Tree, path: str, text: str, bls: list[BootEntry]) -> list[BootEntry]:
+    """The entries of one file; ``bls``: what its command blscfg puts into the menu."""
     found: list[BootEntry] = []
     name, kernel, cmdline = "", "", ""
     initrds: tuple[str, ...] = ()
+    menu: Menu = ()  # of the entry
+    around: Menu = ()  # of the submenu that is open
+    blocks: list[Menu] = []  # ``around`` outside of each block that is open
+    count: Counter[Menu] = Counter()  # entries so far, by submenu
 
     def close() -> None:
         if kernel:
-            found.append(BootEntry(path, name, kernel, initrds, cmdline))
+            found.append(BootEntry(path, name, kernel, initrds, cmdline, menu))
 
     for line in text.splitlines():
-        title = re.match(r"^\s*(?:menuentry\s+(['\"])(.*?)\1(.*)|title\s+(.*))$", line)
-        if title:
+        title = _TITLE.match(line)
+        if title or line.strip() == "blscfg":
             close()
             kernel, initrds, cmdline = "", (), ""
-            ids = re.findall(r"menuentry_id_option\s+'([^']*)'", title.group(3) or "") + re.findall(
-                r"--id[= ]'?([^'\s]+)", title.group(3) or ""
+        if line.strip() == "blscfg":
+            for entry in bls:
+                found.append(entry._replace(menu=(*around, (count[around], entry.name))))
+                count[around] += 1
+        if title:
+            ids = re.findall(r"menuentry_id_option\s+'([^']*)'", title["rest"] or "") + re.findall(
+                r"--id[= ]'?([^'\s]+)", title["rest"] or ""
             )
-            name = "\0".join([title.group(2) or title.group(4) or "", *ids])
+            name = "\0".join([title["title"] or title["legacy"] or "", *ids])
+            menu = (*around, (count[around], name))
+            count[around] += 1
+        if line.rstrip().endswith("{"):
+            blocks.append(around)
+            around = menu if title and title["kind"] == "submenu" else around
+        elif line.strip() == "}" and blocks:
+            around = blocks.pop()
         linux = LINUX_LINE.match(line)
         if linux and not re.match(r"^\s*module", line):
             if kernel:

@@ -10,7 +10,8 @@ import re
 from ...model import Initramfs
 from .context import Context
 from .entries import find
-from .linux import fstab, lvm
+from .guest import text_of
+from .linux import fstab, lvm, nic_names
 
 
 def check(ctx: Context) -> list[str]:
@@ -59,16 +60,14 @@ def _fstab(ctx: Context) -> list[str]:
 
 
 def _links(ctx: Context) -> list[str]:
+    """A file for a MAC address that no card of the VM has does nothing: only those that match a card are looked at."""
     wrong = []
-    names: dict[str, str] = {}
-    macs = {nic.mac.lower() for nic in ctx.plan.vm.nics}
-    for path in ctx.guest.glob("/etc/systemd/network/10-livep2v-*.link"):
+    pins = dict(nic_names.pins(ctx))
+    for path in ctx.guest.glob(nic_names.LINKS):
         text = ctx.guest.text(path)
-        match = re.search(r"(?m)^MACAddress=(\S+)$", text), re.search(r"(?m)^Name=(\S+)$", text)
-        if match[0] is None or match[1] is None or match[0][1] not in macs:
-            wrong.append(f"{path}: its MAC address is none of the VM's")
-        elif names.setdefault(match[0][1], match[1][1]) != match[1][1]:
-            wrong.append(f"{path}: a second name for {match[0][1]}")
+        mac, name = re.search(r"(?m)^MACAddress=(\S+)$", text), re.search(r"(?m)^Name=(\S+)$", text)
+        if mac and name and pins.get(mac[1], name[1]) != name[1]:
+            wrong.append(f"{path}: gives {mac[1]} the name {name[1]}, but it was {pins[mac[1]]}")
     return wrong
 
 
@@ -78,4 +77,12 @@ def _lvm(ctx: Context) -> list[str]:
         text = ctx.guest.text(path)
         if lvm.edited(text) != text:
             wrong.append(f"{path}: a filter rejects the VM's disks")
+    for item in ctx.initramfs[:1]:
+        image = ctx.images.get(item.path)
+        if image is None or image.problem or image.hidden:  # not read to its end and left as it is: a warning already
+            continue
+        for name in lvm.INSIDE:
+            text = text_of(image.files.get(name, b""))
+            if lvm.edited(text) != text:
+                wrong.append(f"{item.path}: a filter in its {name} rejects the VM's disks")
     return wrong

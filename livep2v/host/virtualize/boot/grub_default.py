@@ -17,7 +17,15 @@ NAME = "grub-default"
 CRITICAL = False
 WHY = "so that the next kernel update keeps the repaired arguments"
 _FILES = ("/etc/default/grub", "/etc/default/grub.d/*.cfg")
-_VALUE = re.compile(r"^(\s*GRUB_CMDLINE_LINUX(_\w+)?=)([\"']?)(.*?)(\3\s*)$")
+# The file is sourced by sh: a line is edited only if its value is one word for sh, quoted or bare, and nothing but a comment
+# follows. A "#" without space before it would be part of the word.
+_VALUE = re.compile(
+    r"^(?P<start>\s*GRUB_CMDLINE_LINUX(?P<suffix>_\w+)?=)"
+    r"(?:\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>[^']*)'|(?P<bare>[^\s\"'\\`$;&|<>()#]*))"
+    r"(?P<end>\s+#.*|\s*)$"
+)
+_SETTING = re.compile(r"^\s*(?:export\s+)?(GRUB_CMDLINE_LINUX\w*)=")
+_QUOTES = {"double": '"', "single": "'", "bare": ""}
 _NO_UUID = re.compile(r"^\s*GRUB_DISABLE_(?:LINUX_)?UUID=[\"']?true\b", re.IGNORECASE)
 _UNIT = re.compile(r"^(\s*GRUB_SERIAL_COMMAND=.*--unit=)[1-9]\b")
 
@@ -30,15 +38,19 @@ def edited(ctx: Context, text: str, console: bool) -> str:
         if _NO_UUID.match(line):
             lines[index] = f"#{line}  # livep2v: this machine's disks have other names now"
             continue
-        value = _VALUE.match(line)
+        value, setting = _VALUE.match(line), _SETTING.match(line)
         if value:
-            arguments = device_tokens(value[4], ctx.devices)
-            if re.search(r"\bconsole=ttyS[1-9]", arguments) or (console and not value[2] and not has_console):
+            quote, old = next((sign, value[name]) for name, sign in _QUOTES.items() if value[name] is not None)
+            arguments = device_tokens(old, ctx.devices)
+            if re.search(r"\bconsole=ttyS[1-9]", arguments) or (console and not value["suffix"] and not has_console):
                 arguments = console_tokens(arguments)
-            quote = value[3] or ('"' if " " in arguments else "")
-            lines[index] = value[1] + quote + arguments + (value[5] if value[3] else quote)
+            quote = quote or ('"' if " " in arguments else "")
+            lines[index] = value["start"] + quote + arguments + quote + value["end"]
+        elif setting:
+            ctx.warn(f"GRUB's settings: {setting[1]} is not one plain value on one line; it was left as it is")
         lines[index] = _UNIT.sub(r"\g<1>0", lines[index])
-    if console and not has_console and not re.search(r"(?m)^\s*GRUB_CMDLINE_LINUX=", text):
+    settings = {match[1] for line in lines if (match := _SETTING.match(line))}
+    if console and not has_console and "GRUB_CMDLINE_LINUX" not in settings:
         lines[-1:] = [f'GRUB_CMDLINE_LINUX="{console_tokens("")}"', lines[-1]]
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ from ..cmdline import device_tokens
 from ..context import Context
 from ..entries import BootEntry
 from ..guest import bytes_of, text_of
-from ..linux import crypttab, fstab, nic_names
+from ..linux import crypttab, fstab, lvm, nic_names
 from . import modules, resume
 
 NAME = "initramfs"
@@ -39,7 +39,7 @@ BUSES = (  # controllers that every hypervisor emulates, best first, with the dr
 )
 _WANTED = re.compile(
     r"^(conf/|config$|cryptroot/crypttab$|etc/(crypttab|fstab|modules)$|etc/(cmdline|modules-load)\.d/|etc/systemd/network/"
-    r"|etc/lvm/(lvmlocal\.conf$|devices/)|(usr/)?lib/modules/[^/]+/modules\.(dep|alias)(\.bin)?$)"
+    r"|etc/lvm/(lvm(local)?\.conf$|devices/)|(usr/)?lib/modules/[^/]+/modules\.(dep|alias)(\.bin)?$)"
 )
 
 
@@ -75,6 +75,7 @@ def apply(ctx: Context) -> None:
             proven.append(not loaded.supply.missing(loaded.image))
         ctx.kernel = ctx.kernel or loaded.supply.release or loaded.entry.release
         ctx.initramfs.append(initramfs.describe(loaded.path, loaded.image, loaded.supply.builtin))
+        ctx.images[loaded.path] = loaded.image
     ctx.disk_bus = choose_bus(ctx, all(proven), drivers or set())
 
 
@@ -169,6 +170,8 @@ def _texts(ctx: Context, image: initramfs.Image) -> Iterator[tuple[str, bytes]]:
             new = crypttab.edited(ctx, text)
         elif name == "etc/fstab":
             new = fstab.edited(ctx, text)
+        elif name in lvm.INSIDE:
+            new = lvm.edited(text)
         else:
             continue
         if new != text:
@@ -179,9 +182,12 @@ def _texts(ctx: Context, image: initramfs.Image) -> Iterator[tuple[str, bytes]]:
             name = path.lstrip("/")
             if image.files.get(name) != text.encode():
                 yield name, text.encode()
+        for name in nic_names.stale(ctx, ["/" + name for name, data in image.files.items() if data]):
+            # Nothing can be taken out of an image, but an empty file counts as none: systemd.link(5).
+            yield name.lstrip("/"), b""
     if any(name.startswith("etc/lvm/devices/") and not entry.is_directory for name, entry in image.entries.items()):
         # The list of known disks cannot be taken out of an image, but it can be switched off: lvmlocal.conf comes last.
-        local = text_of(image.files.get("etc/lvm/lvmlocal.conf", b""))
+        local = lvm.edited(text_of(image.files.get("etc/lvm/lvmlocal.conf", b"")))
         line = "devices/use_devicesfile = 0"
         if line not in local:
             yield "etc/lvm/lvmlocal.conf", bytes_of(f"{local}\n{line}\n".lstrip("\n"))

@@ -15,8 +15,12 @@ SWITCH = "/etc/cloud/cloud-init.disabled"
 
 
 def needed(ctx: Context) -> str:
-    there = ctx.tree.exists("/etc/cloud/cloud.cfg") and not ctx.machine.smbios.is_virtual
-    return WHY if there and not ctx.tree.exists(SWITCH) else ""
+    if not ctx.tree.exists("/etc/cloud/cloud.cfg") or ctx.tree.exists(SWITCH) or ctx.machine.smbios.is_virtual:
+        return ""
+    if not ctx.machine.live:  # it may be the image of a cloud instance, which gets its keys and network from cloud-init
+        ctx.warn(f"cloud-init is installed; it may change host keys and network in the VM unless {SWITCH} exists")
+        return ""
+    return WHY
 
 
 def apply(ctx: Context) -> None:

@@ -16,6 +16,7 @@ NAME = "fstab"
 CRITICAL = True
 WHY = "volumes by UUID; those that are not in the VM do not stop its boot"
 PATH = "/etc/fstab"
+_NEEDED = ("/", "/usr", "/boot")  # a system that comes up without them is not the machine: the self-check says so
 _LINE = re.compile(r"^(\s*)([^\s#]\S*)(\s+)(\S+)(\s+)(\S+)(\s+)(\S+)(.*)$")
 _SHORT = re.compile(r"^(\s*)([^\s#]\S*)(\s+)(\S+)(\s+)(\S+)(\s*)()()$")  # options may be left out: fstab(5) of util-linux
 
@@ -43,20 +44,32 @@ def _line(ctx: Context, line: str) -> str:
         if mountpoint in ("/", "/usr"):
             ctx.warn(f"{PATH}: {mountpoint} is on {spec}: {missing}")
             return line
-        added = [word for word in _optional(ctx) if word.partition("=")[0] not in {w.partition("=")[0] for w in words}]
+        added = _add_optional(ctx, fields)
         if not added:
             return line
-        ctx.warn(f"{PATH}: {spec} on {mountpoint or 'swap'} is not in the VM ({missing}); its line got {','.join(added)}")
-        fields[7] = ",".join(words + added)
-        fields[6] = fields[6] or " "
+        ctx.warn(f"{PATH}: {spec} on {mountpoint or 'swap'} is not in the VM ({missing}); its line got {added}")
     elif ctx.devices.volatile(spec):
         stable = ctx.devices.stable(spec)
-        if not stable:
-            if "noauto" not in options.split(",") and kind not in ("iso9660", "udf"):
-                ctx.warn(f"{PATH}: no lasting name is known for {spec} on {mountpoint or 'swap'}; the line was left as it is")
+        if stable:
+            fields[1] = stable
+        elif "noauto" in options.split(",") or kind in ("iso9660", "udf"):
             return line
-        fields[1] = stable
+        else:
+            added = "" if _unescape(mountpoint) in _NEEDED else _add_optional(ctx, fields)
+            done = f"its line got {added}" if added else "the line was left as it is"
+            ctx.warn(f"{PATH}: no lasting name is known for {spec} on {mountpoint or 'swap'}; {done}")
     return "".join(fields)
+
+
+def _add_optional(ctx: Context, fields: list[str]) -> str:
+    """Let the boot go on without the volume of a line (its matched ``fields``). The answer is what had to be added."""
+    words = fields[7].split(",") if fields[7] else ["defaults"]
+    have = {word.partition("=")[0] for word in words}
+    added = [word for word in _optional(ctx) if word.partition("=")[0] not in have]
+    if added:
+        fields[7] = ",".join(words + added)
+        fields[6] = fields[6] or " "
+    return ",".join(added)
 
 
 def _optional(ctx: Context) -> tuple[str, ...]:

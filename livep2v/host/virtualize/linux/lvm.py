@@ -2,8 +2,8 @@
 
 /etc/lvm/devices/system.devices lists disks by their hardware identity (sys_wwid), which never matches: RHEL 9 then hangs at
 boot (RHBZ2112801, rear#3042). It is moved to the backup, and the first boot imports the disks that are there. A filter in
-lvm.conf that accepts only the old names is commented out; filters: lvm.conf(5). The copy in the initramfs is switched off by
-``boot/initramfs.py``.
+lvm.conf that accepts only the old names is commented out; filters: lvm.conf(5). In the copies inside the initramfs
+``boot/initramfs.py`` switches the list off and comments out the filter.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ WHY = "LVM has to find the VM's disks"
 DEVICES = "/etc/lvm/devices/*.devices"
 IMPORT = "/var/lib/livep2v/import-lvm-devices"
 _CONFIGS = ("/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf")
+INSIDE = ("etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf")  # their copies in an initramfs
 _FILTER = re.compile(r"(?m)^([ \t]*)((?:global_)?filter[ \t]*=[ \t]*)(\[(?:[^\]\"]++|\"(?:[^\"\\]|\\.)*+\")*+\]|\"[^\"\n]*\")")
 _PROBES = ("/dev/vda2", "/dev/sda2", "/dev/nvme0n1p2")
 

@@ -8,7 +8,9 @@ by a .link file (systemd.link(5)), which wins over udev rules on RHEL 9 and 10 (
 
 from __future__ import annotations
 
+import fnmatch
 import re
+from collections.abc import Iterable
 
 from ..context import Context
 from ..guest import bytes_of
@@ -16,6 +18,7 @@ from ..guest import bytes_of
 NAME = "nic-names"
 CRITICAL = False
 WHY = "the interface keeps its name, by its MAC address"
+LINKS = "/etc/systemd/network/10-livep2v-*.link"
 RULES = "/etc/udev/rules.d/70-persistent-net.rules"
 # No name of a file or a shell word can be made of anything else: the record comes from another machine.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$")
@@ -37,10 +40,18 @@ def link_files(ctx: Context) -> dict[str, str]:
     if ctx.init != "systemd":
         return {}
     return {
-        f"/etc/systemd/network/10-livep2v-{name}.link": "# The name that this interface had on the physical machine (livep2v)\n"
+        LINKS.replace("*", name): "# The name that this interface had on the physical machine (livep2v)\n"
         f"[Match]\nMACAddress={mac}\nType=ether\n\n[Link]\nName={name}\n"
         for mac, name in pins(ctx)
     }
+
+
+def stale(ctx: Context, paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that an earlier conversion made for cards that the machine has no more, or names otherwise now.
+
+    Of an image no card is known: its files stay."""
+    current = link_files(ctx)
+    return [path for path in paths if ctx.machine.live and fnmatch.fnmatchcase(path, LINKS) and path not in current]
 
 
 def _rules(ctx: Context, text: str) -> str:
@@ -68,10 +79,12 @@ def _good(line: str, mac: str, name: str) -> bool:
 
 
 def needed(ctx: Context) -> str:
-    return WHY if pins(ctx) else ""
+    return WHY if pins(ctx) or stale(ctx, ctx.guest.glob(LINKS)) else ""
 
 
 def apply(ctx: Context) -> None:
+    for path in stale(ctx, ctx.guest.glob(LINKS)):
+        ctx.guest.remove(path, "an earlier conversion made it, for a card that is not there or has another name now")
     for path, text in link_files(ctx).items():
         ctx.guest.put(path, text.encode(), WHY)
     old = ctx.guest.text(RULES)

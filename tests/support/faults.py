@@ -30,7 +30,8 @@ def is_frozen(mountpoint: Path) -> bool:
     except OSError:
         return True
     else:
-        kernel.thaw(fd)
+        with contextlib.suppress(OSError):  # an armed watchdog may have been faster
+            kernel.thaw(fd)
         return False
     finally:
         os.close(fd)

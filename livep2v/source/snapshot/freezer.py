@@ -10,7 +10,7 @@ mounted at the instant is what has to be frozen.
 import errno
 import os
 import time
-from typing import Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ...errors import FreezeError
 from ...model import Mount
@@ -105,13 +105,18 @@ class Freezer:
                 if not quiet:
                     raise
 
-    def settle(self, limit: float) -> float:
-        """Freeze and thaw once: journals reach their final place, allocation maps on disk become exact. Returns seconds."""
+    def settle(self, limit: float, meanwhile: Optional[Callable[[], None]] = None) -> float:
+        """Freeze and thaw once: journals reach their final place, allocation maps on disk become exact. ``meanwhile`` is
+        called in between. Returns seconds."""
         self.open()
         try:
             self.sync()
             self.freeze(limit)
-            self.thaw()
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+            finally:
+                self.thaw()
         finally:
             self.release()
         return self.pauses_ms[-1] / 1000

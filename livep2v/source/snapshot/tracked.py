@@ -8,6 +8,7 @@
 
 docs/snapshot.md says why each step is where it is and what happens when it fails.
 """
+import contextlib
 import gc
 import os
 import time
@@ -19,7 +20,7 @@ from .. import kernel
 from ..diskio import DiskReader
 from ..sender import IN_FLIGHT, Sender
 from .copier import Copier, Progress, peak_memory
-from .coverage import Coverage
+from .coverage import STILL_TRIES, Coverage
 from .freezer import Freezer
 from .guardian import Guardian
 from .tracker import Tracker
@@ -28,7 +29,7 @@ INSTANT_TRIES = 6  # times that an instant which does not fit its budget is give
 # nice value and disk priority. The copy gives way to the source's own work: without this a commit on a machine of two busy
 # processors waited 1.7 s for its turn during the bulk pass, longer than for the freeze. At the instant everybody waits for us.
 BACKGROUND, FOREGROUND = (10, 7), (-10, 0)
-SETTLE_TRIES = 4  # a group of blocks that is in flight each time counts as used whole
+SETTLE_TRIES = 3  # a group of blocks that is in flight each time would count as used whole: 1.35 x the used bytes once
 STUCK_PASSES = 4  # passes in a row that do not shrink: the machine writes as fast as we copy
 BUDGET_SHARE = 0.35  # of --max-freeze for reading the last dirty blocks; the rest is for freezing, draining and the maps
 DEADLINE_SHARE = 0.85  # of --max-freeze after which an instant is given up: thawing takes the rest
@@ -57,25 +58,24 @@ class TrackedSnapshot:
         self.receiver = receiver
         self.progress = progress
         self.passes: List[CopyPass] = []
-        self.late_blocks = 0
         self._seen_overruns = 0
         self._rescans = 0
         self._map_seconds = 0.0  # that the last look at the used-block maps took
-        self._closers: List[Callable[[], None]] = []
+        self._closers = contextlib.ExitStack()
         self._nice = os.getpriority(os.PRIO_PROCESS, 0)
-        self._closers.append(lambda: kernel.priority(self._nice, 4))
+        self._closers.callback(lambda: kernel.priority(self._nice, 4))
         try:
             self.readers: List[DiskReader] = []
             for disk in spec.disks:
                 self.readers.append(DiskReader(disk.name, disk.path, disk.size))
-                self._closers.append(self.readers[-1].close)
+                self._closers.callback(self.readers[-1].close)
             self.tracker = Tracker(spec.disks, spec.tracker_buffer_kib, guardian.remember)
-            self._closers.append(self.tracker.close)
+            self._closers.callback(self.tracker.close)
             kernel.priority(*BACKGROUND)  # the tracker's thread keeps the normal one: it must never fall behind
             self.sender = Sender(receiver, spec.compress, spec.limit_rate)
-            self._closers.append(self.sender.close)
+            self._closers.callback(self.sender.close)
             self.freezer = Freezer(mounts, guardian)
-            self._closers.append(self.freezer.close)
+            self._closers.callback(self.freezer.close)
             self.covers = [
                 Coverage(disk, reader.read, moved)
                 for disk, reader, moved in zip(spec.disks, self.readers, self.tracker.moved)
@@ -86,9 +86,9 @@ class TrackedSnapshot:
             raise
 
     def close(self) -> None:
-        """Thaw, stop tracking, remove the tracing instance. Safe to call at any time, twice too."""
-        while self._closers:
-            self._closers.pop()()
+        """Thaw, stop tracking, remove the tracing instance. Safe to call at any time, twice too; what fails here does
+        not keep the rest from being done."""
+        self._closers.close()
 
     def copy(self) -> Instant:
         self.settle()
@@ -107,20 +107,31 @@ class TrackedSnapshot:
     # ------------------------------------------------------------ the steps
 
     def settle(self) -> None:
-        """Freeze and thaw, then read the maps at once; again where writers were faster than the reading."""
-        for _ in range(SETTLE_TRIES):
+        """Freeze and thaw, then read the maps at once. Where writers are faster than that reading, twice, what moved is read
+        while frozen, if that is short."""
+        for attempt in range(SETTLE_TRIES):
+            inside = attempt == SETTLE_TRIES - 1 and self._map_seconds <= self.spec.max_freeze * BUDGET_SHARE
             kernel.priority(*FOREGROUND)
             try:
-                took = self.freezer.settle(self.spec.hard_limit)
+                took = self.freezer.settle(self.spec.hard_limit, self._read_frozen_maps if inside else None)
             finally:
                 kernel.priority(*BACKGROUND)
             self.progress("log", {"text": "file systems settled in {:.0f} ms".format(took * 1000)})
+            if inside:
+                break
+            began = time.monotonic()
             settled = [cover.update(self.tracker.drain) for cover in self.covers]
+            self._map_seconds = (time.monotonic() - began) / STILL_TRIES
             if all(settled):
                 break
         for cover in self.covers:
             for doubt in cover.doubts:
                 self.progress("warning", {"text": "{}: {}".format(doubt.path, doubt.text)})
+
+    def _read_frozen_maps(self) -> None:
+        self.tracker.drain()
+        for cover in self.covers:
+            cover.update()
 
     def bulk(self) -> None:
         marks = [cover.missing() for cover in self.covers]
@@ -183,7 +194,6 @@ class TrackedSnapshot:
                 kernel.unlock_memory()
                 kernel.priority(*BACKGROUND)
                 gc.enable()
-        self.late_blocks = late
         self.progress("frozen", {"at": frozen_at, "mountpoints": list(self.freezer.mountpoints)})
         self.progress("thawed", {
             "at": thawed_at, "ms": (ended - began) * 1000, "freezing_ms": (frozen_at - began_at) * 1000,
